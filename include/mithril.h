@@ -147,14 +147,14 @@ typedef struct {
 #define MTH_NONE ((mth_arg){MTH_ARG_NONE, 0, {0}, NULL})
 static inline mth_arg mth_bool(bool b) { return (mth_arg){MTH_ARG_BOOL, 0, {b}, NULL}; }
 static inline mth_arg mth_int(int64_t i) { return (mth_arg){MTH_ARG_INT, 0, {i}, NULL}; }
-static inline mth_arg mth_float(double f) {
+static inline mth_arg mth_float(double real) {
     mth_arg a = {MTH_ARG_FLOAT, 0, {0}, NULL};
-    a.real = f;
+    a.real = real;
     return a;
 }
-static inline mth_arg mth_string(const char *s) {
+static inline mth_arg mth_string(const char *text) {
     mth_arg a = {MTH_ARG_STRING, 0, {0}, NULL};
-    a.string = s;
+    a.string = text;
     return a;
 }
 static inline mth_arg mth_list(size_t n, const mth_arg *items) {
@@ -167,9 +167,9 @@ static inline mth_arg mth_dict(size_t n, const char *const *keys, const mth_arg 
     a.items = items;
     return a;
 }
-static inline mth_arg mth_submodel(mth_model *m) {
+static inline mth_arg mth_submodel(mth_model *model) {
     mth_arg a = {MTH_ARG_MODEL, 0, {0}, NULL};
-    a.model = m;
+    a.model = model;
     return a;
 }
 /* The literals below live as long as the block they stand in; every function copies what it keeps. */
@@ -177,8 +177,8 @@ static inline mth_arg mth_submodel(mth_model *m) {
 #define MTH_INTS(...)                                                                                                  \
     mth__ints(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), (int64_t[]){__VA_ARGS__},                            \
         (mth_arg[sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)]){{MTH_ARG_NONE, 0, {0}, NULL}})
-static inline mth_arg mth__ints(size_t n, const int64_t *v, mth_arg *room) {
-    for (size_t i = 0; i < n; i++) room[i] = mth_int(v[i]);
+static inline mth_arg mth__ints(size_t n, const int64_t *values, mth_arg *room) {
+    for (size_t i = 0; i < n; i++) room[i] = mth_int(values[i]);
     return mth_list(n, room);
 }
 #define MTH_OPTIONS(...)                                                                                               \

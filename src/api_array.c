@@ -20,37 +20,38 @@ static mth_status check_rank(int rank) {
     return FAIL(MTH_ERROR_VALUE, F("an array of %d dimensions", rank), F("use 0 to %d dimensions", MTH__RANK));
 }
 
-static mth_status read_shape(const array_making *m, mth__shape *shape, mth__sharding *sharding) {
-    *shape = (mth__shape){.rank = m->rank};
-    TRY(mth__given(m->backend, "the backend"));
-    TRY(check_rank(m->rank));
-    if (m->rank) TRY(mth__given(m->dim, "the shape"));
-    if (m->rank) memcpy(shape->dim, m->dim, (size_t)m->rank * sizeof(int64_t));
-    *sharding = (mth__sharding){.on = mth__place_whole(m->backend->devices.mesh)};
-    return m->spec && m->spec->kind != MTH_ARG_NONE ? mth__spec_read(*m->spec, sharding->on, m->rank, "array", sharding)
-                                                    : NULL;
+static mth_status read_shape(const array_making *making, mth__shape *shape, mth__sharding *sharding) {
+    *shape = (mth__shape){.rank = making->rank};
+    TRY(mth__given(making->backend, "the backend"));
+    TRY(check_rank(making->rank));
+    if (making->rank) TRY(mth__given(making->dim, "the shape"));
+    if (making->rank) memcpy(shape->dim, making->dim, (size_t)making->rank * sizeof(int64_t));
+    *sharding = (mth__sharding){.on = mth__place_whole(making->backend->devices.mesh)};
+    return making->spec && making->spec->kind != MTH_ARG_NONE
+        ? mth__spec_read(*making->spec, sharding->on, making->rank, "array", sharding)
+        : NULL;
 }
 
 static mth_status make_body(void *context) {
-    array_making *m = context;
+    array_making *making = context;
     mth__shape shape;
     mth__sharding sharding;
-    TRY(read_shape(m, &shape, &sharding));
-    return mth__array_new(&m->backend->devices, m->dtype, shape, &sharding, true, m->out);
+    TRY(read_shape(making, &shape, &sharding));
+    return mth__array_new(&making->backend->devices, making->dtype, shape, &sharding, true, making->out);
 }
 
-static mth_status array_make(mth_backend *b, mth_dtype dtype, int rank, const int64_t *dim, const mth_arg *spec,
+static mth_status array_make(mth_backend *backend, mth_dtype dtype, int rank, const int64_t *dim, const mth_arg *spec,
     mth__fill *fill, void *context, mth_array **out) {
     TRY(mth__result_given(out));
-    mth_array *a = NULL;
-    array_making m = {b, dtype, rank, dim, spec, &a};
-    TRY(mth__guard(make_body, &m));
-    mth_status s = mth__array_fill(a, fill, context);
-    if (s) {
-        mth_array_free(a);
-        return s;
+    mth_array *array = NULL;
+    array_making making = {backend, dtype, rank, dim, spec, &array};
+    TRY(mth__guard(make_body, &making));
+    mth_status status = mth__array_fill(array, fill, context);
+    if (status) {
+        mth_array_free(array);
+        return status;
     }
-    *out = a;
+    *out = array;
     return NULL;
 }
 
@@ -75,10 +76,10 @@ static mth_status check_data(mth_dtype dtype, int rank, const int64_t *dim, cons
     return NULL;
 }
 
-mth_status mth_array_from_data(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data,
+mth_status mth_array_from_data(mth_backend *backend, mth_dtype dtype, int rank, const int64_t *shape, const void *data,
     const mth_arg *spec, mth_array **out) {
     TRY(check_data(dtype, rank, shape, data));
-    return array_make(b, dtype, rank, shape, spec, mth__fill_from_whole, (void *)data, out);
+    return array_make(backend, dtype, rank, shape, spec, mth__fill_from_whole, (void *)data, out);
 }
 
 static void keep(void *nothing) { (void)nothing; }
@@ -91,32 +92,32 @@ typedef struct {
 } borrowing;
 
 static mth_status borrow_body(void *context) {
-    borrowing *w = context;
-    array_making *m = &w->making;
+    borrowing *borrowed = context;
+    array_making *making = &borrowed->making;
     mth__shape shape;
     mth__sharding sharding;
-    TRY(read_shape(m, &shape, &sharding));
-    return mth__array_borrow(
-        &m->backend->devices, m->dtype, shape, &sharding, w->data, w->release ? w->release : keep, w->context, m->out);
+    TRY(read_shape(making, &shape, &sharding));
+    return mth__array_borrow(&making->backend->devices, making->dtype, shape, &sharding, borrowed->data,
+        borrowed->release ? borrowed->release : keep, borrowed->context, making->out);
 }
 
-mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data,
+mth_status mth_array_borrow(mth_backend *backend, mth_dtype dtype, int rank, const int64_t *shape, const void *data,
     void (*release)(void *), void *context, mth_array **out) {
-    TRY(mth__given(b, "the backend"));
+    TRY(mth__given(backend, "the backend"));
     TRY(mth__result_given(out));
-    const bool can =
-        b->devices.memory->host && b->devices.memory->borrow && data && (uintptr_t)data % MTH__ALIGNMENT == 0;
-    borrowing w = {{b, dtype, rank, shape, NULL, out}, data, release, context};
+    const bool can = backend->devices.memory->host && backend->devices.memory->borrow && data &&
+        (uintptr_t)data % MTH__ALIGNMENT == 0;
+    borrowing borrowed = {{backend, dtype, rank, shape, NULL, out}, data, release, context};
     if (can) {
         TRY(check_data(dtype, rank, shape, data));
-        return mth__guard(borrow_body, &w);
+        return mth__guard(borrow_body, &borrowed);
     }
-    TRY(mth_array_from_data(b, dtype, rank, shape, data, NULL, out));
+    TRY(mth_array_from_data(backend, dtype, rank, shape, data, NULL, out));
     if (release) release(context);
     return NULL;
 }
 
-mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape,
+mth_status mth_array_full(mth_backend *backend, mth_dtype dtype, double value, int rank, const int64_t *shape,
     const mth_arg *spec, mth_array **out) {
     const double limit = -(double)mth__dtypes[mth__is_integer(dtype) ? dtype : MTH_INT64].least;
     if (mth__is_float(dtype) && mth__dtype_first_lost(MTH_FLOAT64, &value, dtype, 1) == 0)
@@ -130,29 +131,29 @@ mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int ran
     if (mth__is_integer(dtype) && !(value >= -limit && value < limit))
         return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s", value, mth_dtype_name(dtype)),
             F("give a value inside [%g, %g)", -limit, limit));
-    return array_make(b, dtype, rank, shape, spec, mth__fill_constant, &value, out);
+    return array_make(backend, dtype, rank, shape, spec, mth__fill_constant, &value, out);
 }
 
 mth_status mth_array_randn(
-    mth_backend *b, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
-    mth__random f = {seed, mth__philox_stream("randn"), MTH__INIT_NORMAL, 1, 0, 0};
-    return array_make(b, MTH_FLOAT32, rank, shape, spec, mth__fill_random, &f, out);
+    mth_backend *backend, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
+    mth__random random = {seed, mth__philox_stream("randn"), MTH__INIT_NORMAL, 1, 0, 0};
+    return array_make(backend, MTH_FLOAT32, rank, shape, spec, mth__fill_random, &random, out);
 }
 
-mth_status mth_array_randint(mth_backend *b, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed,
-    const mth_arg *spec, mth_array **out) {
+mth_status mth_array_randint(mth_backend *backend, int64_t low, int64_t high, int rank, const int64_t *shape,
+    uint64_t seed, const mth_arg *spec, mth_array **out) {
     if (low >= high || low < INT32_MIN || high > (int64_t)INT32_MAX + 1)
         return FAIL(MTH_ERROR_VALUE,
             F("randint from %lld to %lld: int32 values need low < high inside [-2^31, 2^31]", (long long)low,
                 (long long)high),
             F("give low < high, both inside int32"));
-    mth__random f = {seed, mth__philox_stream("randint"), 0, 0, low, high - low};
-    return array_make(b, MTH_INT32, rank, shape, spec, mth__fill_random, &f, out);
+    mth__random random = {seed, mth__philox_stream("randint"), 0, 0, low, high - low};
+    return array_make(backend, MTH_INT32, rank, shape, spec, mth__fill_random, &random, out);
 }
 
 mth_status mth_array_from_safetensors(
-    mth_backend *b, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {
+    mth_backend *backend, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {
     TRY(mth__result_given(out));
-    TRY(mth__given(b, "the backend"));
-    return mth__array_from_safetensors(&b->devices, path, tensor, transpose, spec, out);
+    TRY(mth__given(backend, "the backend"));
+    return mth__array_from_safetensors(&backend->devices, path, tensor, transpose, spec, out);
 }

@@ -3,14 +3,14 @@
 #include "observe/report.h"
 #include <string.h>
 
-mth_status mth__lock(mth_compiled *c) {
-    TRY(mth__given(c, "the compiled model"));
-    return mth__lock_run(&c->lock, mth__thread_stop());
+mth_status mth__lock(mth_compiled *compiled) {
+    TRY(mth__given(compiled, "the compiled model"));
+    return mth__lock_run(&compiled->lock, mth__thread_stop());
 }
 
-mth_status mth__unlock(mth_compiled *c, mth_status s) {
-    pthread_mutex_unlock(&c->lock);
-    return s;
+mth_status mth__unlock(mth_compiled *compiled, mth_status status) {
+    pthread_mutex_unlock(&compiled->lock);
+    return status;
 }
 
 static bool same_inputs(const mth__request *a, const mth__request *b) {
@@ -38,103 +38,103 @@ typedef struct {
 } plan_call;
 
 static mth_status plan_body(void *context) {
-    plan_call *p = context;
-    return mth__compile_plan(p->compiled, p->request, &p->plan);
+    plan_call *call = context;
+    return mth__compile_plan(call->compiled, call->request, &call->plan);
 }
 
-void mth__plan_free(mth_compiled *c, mth__plan *p) {
-    if (p->executable) c->backend->vtable->unload(p->executable);
-    mth__arena_free(p->arena);
+void mth__plan_free(mth_compiled *compiled, mth__plan *plan) {
+    if (plan->executable) compiled->backend->vtable->unload(plan->executable);
+    mth__arena_free(plan->arena);
 }
 
 /* Of the plans for ever new shapes those used last are kept. The first one stays: the layout of the parameters lives in
  * it. */
 enum { PLANS_KEPT = 64 };
 
-static void forget_old_plans(mth_compiled *c) {
+static void forget_old_plans(mth_compiled *compiled) {
     int n = 0;
-    for (mth__plan **at = &c->plan; *at;) {
-        mth__plan *p = *at;
-        if (++n <= PLANS_KEPT || p->running || p == c->last || p->parameter == c->layout) {
-            at = &p->next;
+    for (mth__plan **at = &compiled->plan; *at;) {
+        mth__plan *plan = *at;
+        if (++n <= PLANS_KEPT || plan->running || plan == compiled->last || plan->parameter == compiled->layout) {
+            at = &plan->next;
             continue;
         }
-        *at = p->next;
-        mth__plan_free(c, p);
+        *at = plan->next;
+        mth__plan_free(compiled, plan);
     }
 }
 
 /* Of a plan that is loaded, where the engine allocates by itself. */
-static mth_status plan_memory(const mth_compiled *c, const mth__plan *plan, mth_memory_usage *device) {
-    const mth__engine_vtable *vtable = c->backend->vtable;
-    const size_t devices = (size_t)c->backend->devices.mesh->count;
+static mth_status plan_memory(const mth_compiled *compiled, const mth__plan *plan, mth_memory_usage *device) {
+    const mth__engine_vtable *vtable = compiled->backend->vtable;
+    const size_t devices = (size_t)compiled->backend->devices.mesh->count;
     if (!vtable->traits.allocates) return mth__report_memory(plan->program, vtable->traits.pads, NULL, NULL, device);
     int64_t *working = mth__calloc(2 * devices, sizeof *working), *moving = working + devices;
-    mth_status s = working ? vtable->usage(plan->executable, working, moving) : mth__lacks_memory("a report", 0);
-    if (!s) s = mth__report_memory(plan->program, vtable->traits.pads, working, moving, device);
+    mth_status status = working ? vtable->usage(plan->executable, working, moving) : mth__lacks_memory("a report", 0);
+    if (!status) status = mth__report_memory(plan->program, vtable->traits.pads, working, moving, device);
     mth__free(working);
-    return s;
+    return status;
 }
 
 /* Compiles what a run compiles anyway. */
-static mth_status check_use(const mth_compiled *c, const mth__plan *plan) {
-    const size_t devices = (size_t)c->backend->devices.mesh->count;
+static mth_status check_use(const mth_compiled *compiled, const mth__plan *plan) {
+    const size_t devices = (size_t)compiled->backend->devices.mesh->count;
     mth_memory_usage *usage = mth__calloc(devices, sizeof *usage);
-    mth_status s = usage ? plan_memory(c, plan, usage) : mth__lacks_memory("a report", 0);
-    if (!s) s = mth__check_capacity(c->backend, usage);
+    mth_status status = usage ? plan_memory(compiled, plan, usage) : mth__lacks_memory("a report", 0);
+    if (!status) status = mth__check_capacity(compiled->backend, usage);
     mth__free(usage);
-    return s;
+    return status;
 }
 
-mth_status mth__load_plan(mth_compiled *c, mth__plan *plan) {
+mth_status mth__load_plan(mth_compiled *compiled, mth__plan *plan) {
     if (plan->executable) return NULL;
-    const mth__engine_vtable *vtable = c->backend->vtable;
-    TRY(vtable->load(c->backend->devices.engine, plan->program, plan->global, &plan->executable));
-    if (!vtable->traits.allocates || c->backend->devices.mesh->model->device_memory == INT64_MAX) return NULL;
-    mth_status s = check_use(c, plan);
-    if (!s) return NULL;
+    const mth__engine_vtable *vtable = compiled->backend->vtable;
+    TRY(vtable->load(compiled->backend->devices.engine, plan->program, plan->global, &plan->executable));
+    if (!vtable->traits.allocates || compiled->backend->devices.mesh->model->device_memory == INT64_MAX) return NULL;
+    mth_status status = check_use(compiled, plan);
+    if (!status) return NULL;
     vtable->unload(plan->executable);
     plan->executable = NULL;
-    return s;
+    return status;
 }
 
-mth_status mth__plan_memory(mth_compiled *c, mth__plan *plan, mth_memory_usage *device) {
-    if (c->backend->vtable->traits.allocates) TRY(mth__load_plan(c, plan));
-    return plan_memory(c, plan, device);
+mth_status mth__plan_memory(mth_compiled *compiled, mth__plan *plan, mth_memory_usage *device) {
+    if (compiled->backend->vtable->traits.allocates) TRY(mth__load_plan(compiled, plan));
+    return plan_memory(compiled, plan, device);
 }
 
-mth_status mth__plan_for(mth_compiled *c, const mth__request *request, bool load, mth__plan **out) {
-    mth__plan **at = &c->plan, *plan;
+mth_status mth__plan_for(mth_compiled *compiled, const mth__request *request, bool load, mth__plan **out) {
+    mth__plan **at = &compiled->plan, *plan;
     while (*at && !same_request(&(*at)->request, request)) at = &(*at)->next;
     plan = *at;
     if (plan) {
         *at = plan->next;
-        plan->next = c->plan;
-        c->plan = plan;
+        plan->next = compiled->plan;
+        compiled->plan = plan;
     } else {
-        plan_call call = {c, request, NULL};
-        TRY(mth__backend_lock(c->backend));
-        mth_status s = mth__guard(plan_body, &call);
-        mth__backend_unlock(c->backend);
-        TRY(s);
+        plan_call call = {compiled, request, NULL};
+        TRY(mth__backend_lock(compiled->backend));
+        mth_status status = mth__guard(plan_body, &call);
+        mth__backend_unlock(compiled->backend);
+        TRY(status);
         plan = call.plan;
-        plan->next = c->plan;
-        c->plan = plan;
-        if (!c->layout) {
-            c->layouts = plan->parameters;
-            c->layout = plan->parameter;
+        plan->next = compiled->plan;
+        compiled->plan = plan;
+        if (!compiled->layout) {
+            compiled->layouts = plan->parameters;
+            compiled->layout = plan->parameter;
         }
-        forget_old_plans(c);
+        forget_old_plans(compiled);
     }
-    if (load) TRY(mth__load_plan(c, plan));
+    if (load) TRY(mth__load_plan(compiled, plan));
     *out = plan;
     return NULL;
 }
 
-void mth__request_free(mth__request *r) {
-    mth__free(r->input);
-    mth__free(r->seeded);
-    mth__free(r->wanted_input);
+void mth__request_free(mth__request *request) {
+    mth__free(request->input);
+    mth__free(request->seeded);
+    mth__free(request->wanted_input);
 }
 
 int mth__number_of(const mth__names *known, const char *name, size_t expected) {
@@ -142,97 +142,97 @@ int mth__number_of(const mth__names *known, const char *name, size_t expected) {
     return mth__names_find(known, name);
 }
 
-mth_dtype mth__input_dtype(const mth_compiled *c, mth_dtype dtype) {
-    const bool stays = !mth__is_float(dtype) || (dtype == MTH_FLOAT64 && c->backend->vtable->traits.doubles);
+mth_dtype mth__input_dtype(const mth_compiled *compiled, mth_dtype dtype) {
+    const bool stays = !mth__is_float(dtype) || (dtype == MTH_FLOAT64 && compiled->backend->vtable->traits.doubles);
     return stays ? dtype : MTH_FLOAT32;
 }
 
-static mth__input_description description_of(const mth_compiled *c, const mth_named *input) {
-    return (mth__input_description){input->name, mth__input_dtype(c, input->array->dtype), input->array->shape};
+static mth__input_description description_of(const mth_compiled *compiled, const mth_named *input) {
+    return (mth__input_description){input->name, mth__input_dtype(compiled, input->array->dtype), input->array->shape};
 }
 
 /* Inputs that the outputs don't need are not looked at, but that each is given once. */
-static mth_status check_idle(const mth_compiled *c, const mth_named *input, size_t count) {
-    const size_t idle = c->idle_inputs.name.n;
+static mth_status check_idle(const mth_compiled *compiled, const mth_named *input, size_t count) {
+    const size_t idle = compiled->idle_inputs.name.n;
     if (!idle) return NULL;
     bool *given = mth__calloc(idle, sizeof *given);
-    mth_status s = given ? NULL : mth__lacks_memory("a plan", 0);
-    for (size_t i = 0; !s && i < count; i++) {
-        const int k = mth__names_find(&c->idle_inputs, input[i].name);
+    mth_status status = given ? NULL : mth__lacks_memory("a plan", 0);
+    for (size_t i = 0; !status && i < count; i++) {
+        const int k = mth__names_find(&compiled->idle_inputs, input[i].name);
         if (k >= 0 && given[k])
-            s = FAIL(MTH_ERROR_KEY, F("the input '%s' is given twice", input[i].name), F("give it once"));
+            status = FAIL(MTH_ERROR_KEY, F("the input '%s' is given twice", input[i].name), F("give it once"));
         if (k >= 0) given[k] = true;
     }
     mth__free(given);
-    return s;
+    return status;
 }
 
-mth_status mth__request_for(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
+mth_status mth__request_for(mth_compiled *compiled, const mth_named *input, size_t count, mth__request *request) {
     TRY(mth__named_check(input, count, "inputs"));
-    const size_t known = c->inputs.name.n;
+    const size_t known = compiled->inputs.name.n;
     size_t n = 0, rest = known;
-    TRY(check_idle(c, input, count));
-    *r = (mth__request){.outputs = c->outputs.name.n};
-    r->input = mth__calloc(count + known + 1, sizeof *r->input);
-    r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
-    if (!r->input || !r->seeded) {
-        mth__request_free(r);
+    TRY(check_idle(compiled, input, count));
+    *request = (mth__request){.outputs = compiled->outputs.name.n};
+    request->input = mth__calloc(count + known + 1, sizeof *request->input);
+    request->seeded = mth__calloc(request->outputs + 1, sizeof(bool));
+    if (!request->input || !request->seeded) {
+        mth__request_free(request);
         return mth__lacks_memory("a plan", 0);
     }
     for (size_t i = 0; i < count; i++) { /* each to its place; unknown ones and those given again behind */
-        if (mth__names_find(&c->idle_inputs, input[i].name) >= 0) continue;
-        int k = mth__number_of(&c->inputs, input[i].name, i);
-        r->input[k >= 0 && !r->input[k].name ? (size_t)k : rest++] = description_of(c, &input[i]);
+        if (mth__names_find(&compiled->idle_inputs, input[i].name) >= 0) continue;
+        int k = mth__number_of(&compiled->inputs, input[i].name, i);
+        request->input[k >= 0 && !request->input[k].name ? (size_t)k : rest++] = description_of(compiled, &input[i]);
     }
     for (size_t k = 0; k < rest; k++)
-        if (r->input[k].name) r->input[n++] = r->input[k];
-    r->inputs = n;
+        if (request->input[k].name) request->input[n++] = request->input[k];
+    request->inputs = n;
     return NULL;
 }
 
 /* Without inputs: those of the plan last used, else the shapes given to compile. */
-static mth_status request_or_last(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
-    if (count || !mth__model_input_count(c->model)) return mth__request_for(c, input, count, r);
-    *r = (mth__request){.outputs = mth__model_output_count(c->model)};
-    const mth__input_description *from = c->last ? c->last->request.input : c->shape;
-    r->inputs = c->last ? c->last->request.inputs : c->shapes;
-    if (!r->inputs)
+static mth_status request_or_last(mth_compiled *compiled, const mth_named *input, size_t count, mth__request *request) {
+    if (count || !mth__model_input_count(compiled->model)) return mth__request_for(compiled, input, count, request);
+    *request = (mth__request){.outputs = mth__model_output_count(compiled->model)};
+    const mth__input_description *from = compiled->last ? compiled->last->request.input : compiled->shape;
+    request->inputs = compiled->last ? compiled->last->request.inputs : compiled->shapes;
+    if (!request->inputs)
         return FAIL(MTH_ERROR_VALUE, F("the shapes of the inputs are not known yet"),
-            F("give inputs, or compile with shapes={'%s': ...}", mth__model_input_name(c->model, 0)));
-    r->input = mth__calloc(r->inputs, sizeof *r->input);
-    r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
-    if (!r->input || !r->seeded) {
-        mth__request_free(r);
+            F("give inputs, or compile with shapes={'%s': ...}", mth__model_input_name(compiled->model, 0)));
+    request->input = mth__calloc(request->inputs, sizeof *request->input);
+    request->seeded = mth__calloc(request->outputs + 1, sizeof(bool));
+    if (!request->input || !request->seeded) {
+        mth__request_free(request);
         return mth__lacks_memory("a plan", 0);
     }
-    memcpy(r->input, from, r->inputs * sizeof *r->input);
+    memcpy(request->input, from, request->inputs * sizeof *request->input);
     return NULL;
 }
 
-mth_status mth__forward_plan(mth_compiled *c, const mth_named *input, size_t count, mth__plan **out) {
-    mth__request r;
-    TRY(request_or_last(c, input, count, &r));
-    mth_status s;
-    if (c->last && same_inputs(&c->last->request, &r)) {
-        *out = c->last;
-        s = NULL;
-    } else if (!(s = mth__plan_for(c, &r, false, out)))
-        c->last = *out;
-    mth__request_free(&r);
-    return s;
+mth_status mth__forward_plan(mth_compiled *compiled, const mth_named *input, size_t count, mth__plan **out) {
+    mth__request request;
+    TRY(request_or_last(compiled, input, count, &request));
+    mth_status status;
+    if (compiled->last && same_inputs(&compiled->last->request, &request)) {
+        *out = compiled->last;
+        status = NULL;
+    } else if (!(status = mth__plan_for(compiled, &request, false, out)))
+        compiled->last = *out;
+    mth__request_free(&request);
+    return status;
 }
 
-mth_status mth_plan(mth_compiled *c, const mth_named *input, size_t count, bool gradients) {
-    TRY(mth__lock(c));
-    mth__request r;
+mth_status mth_plan(mth_compiled *compiled, const mth_named *input, size_t count, bool gradients) {
+    TRY(mth__lock(compiled));
+    mth__request request;
     mth__plan *plan;
-    mth_status s = request_or_last(c, input, count, &r);
-    if (!s) {
-        r.gradients = gradients;
-        memset(r.seeded, gradients, r.outputs);
-        s = mth__plan_for(c, &r, false, &plan);
-        if (!s) c->last = plan;
-        mth__request_free(&r);
+    mth_status status = request_or_last(compiled, input, count, &request);
+    if (!status) {
+        request.gradients = gradients;
+        memset(request.seeded, gradients, request.outputs);
+        status = mth__plan_for(compiled, &request, false, &plan);
+        if (!status) compiled->last = plan;
+        mth__request_free(&request);
     }
-    return mth__unlock(c, s);
+    return mth__unlock(compiled, status);
 }

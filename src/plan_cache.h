@@ -3,9 +3,9 @@
 #define MTH__PLAN_CACHE_H
 #include "compile.h"
 
-/* The functions below are called between lock and unlock, which hands `s` on. */
+/* The functions below are called between lock and unlock, which hands `status` on. */
 mth_status mth__lock(mth_compiled *);
-mth_status mth__unlock(mth_compiled *, mth_status s);
+mth_status mth__unlock(mth_compiled *, mth_status status);
 /* Finds or makes the plan; `load` also makes its executable. */
 mth_status mth__plan_for(mth_compiled *, const mth__request *, bool load, mth__plan **out);
 /* The plan for the inputs (or the last ones): the last used where its inputs are the same, else a forward plan. */

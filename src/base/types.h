@@ -12,12 +12,12 @@ enum { MTH__ALIGNMENT = 64 }; /* bytes: of buffers in host memory, and of what l
 /* Sizes of what a text or a user says, 0 or more: what would not fit stays at INT64_MAX, which nothing has, so that
    whoever compares it with what there is refuses it. */
 static inline int64_t mth__size_product(int64_t a, int64_t b) {
-    int64_t c;
-    return __builtin_mul_overflow(a, b, &c) ? INT64_MAX : c;
+    int64_t product;
+    return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
 }
 static inline int64_t mth__size_sum(int64_t a, int64_t b) {
-    int64_t c;
-    return __builtin_add_overflow(a, b, &c) ? INT64_MAX : c;
+    int64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
 }
 
 typedef struct {

@@ -179,10 +179,10 @@ mth_status mth__build(
 mth_status mth__build1(mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value **out);
 mth_status mth__build2(
     mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b, mth__value **out);
-mth_status mth__build3(
-    mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b, mth__value *c, mth__value **out);
+mth_status mth__build3(mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b,
+    mth__value *value, mth__value **out);
 /* "bsi,io->bso" */
 mth_status mth__build_contract(mth__builder *, const char *spec, mth__value *a, mth__value *b, mth__value **out);
-/* Sums v down to `shape` (undoes broadcasting): the gradient of a broadcast operand. */
-mth_status mth__build_unbroadcast(mth__builder *, mth__value *v, mth__shape shape, mth__value **out);
+/* Sums the value down to `shape` (undoes broadcasting): the gradient of a broadcast operand. */
+mth_status mth__build_unbroadcast(mth__builder *, mth__value *value, mth__shape shape, mth__value **out);
 #endif

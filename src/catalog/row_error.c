@@ -16,43 +16,44 @@ const char *mth__arg_name(const mth__op *op, int j, char room[24]) {
     return room;
 }
 
-mth_status mth__row_dress(mth_status s, const mth__node *n) {
-    mth__error_operator(s, n->label.module ? n->label.module : n->op->name);
-    if (n->label.source) mth__error_source(s, n->label.source);
-    for (int j = 0; j < n->nin; j++) {
-        if (j == 4 && n->nin > 5) {
-            mth__error_tensor(s, F("and %d more", n->nin - j));
+mth_status mth__row_dress(mth_status status, const mth__node *node) {
+    mth__error_operator(status, node->label.module ? node->label.module : node->op->name);
+    if (node->label.source) mth__error_source(status, node->label.source);
+    for (int j = 0; j < node->nin; j++) {
+        if (j == 4 && node->nin > 5) {
+            mth__error_tensor(status, F("and %d more", node->nin - j));
             break;
         }
-        mth__error_tensor(s, mth__value_text(n->in[j]));
+        mth__error_tensor(status, mth__value_text(node->in[j]));
     }
-    return s;
+    return status;
 }
-mth_status mth__row_error(const mth__node *n, char *what, char *fix) {
-    return mth__row_dress(FAIL(MTH_ERROR_VALUE, what, fix), n);
+mth_status mth__row_error(const mth__node *node, char *what, char *fix) {
+    return mth__row_dress(FAIL(MTH_ERROR_VALUE, what, fix), node);
 }
-mth_status mth__row_type_error(const mth__node *n, char *what, char *fix) {
-    return mth__row_dress(FAIL(MTH_ERROR_TYPE, what, fix), n);
+mth_status mth__row_type_error(const mth__node *node, char *what, char *fix) {
+    return mth__row_dress(FAIL(MTH_ERROR_TYPE, what, fix), node);
 }
 
-mth_status mth__row_dimension(const mth__node *n, const char *what, int64_t dimension) {
-    int rank = n->in[0]->shape.rank;
+mth_status mth__row_dimension(const mth__node *node, const char *what, int64_t dimension) {
+    int rank = node->in[0]->shape.rank;
     if (dimension >= 0 && dimension < rank) return NULL;
     char room[24];
     if (rank == 0)
-        return mth__row_error(n,
-            F("%s of %s is %lld, but %s has no dimension", what, n->op->name, (long long)dimension,
-                mth__arg_name(n->op, 0, room)),
+        return mth__row_error(node,
+            F("%s of %s is %lld, but %s has no dimension", what, node->op->name, (long long)dimension,
+                mth__arg_name(node->op, 0, room)),
             F("give a tensor with at least one dimension"));
-    return mth__row_error(n,
-        F("%s of %s is %lld, outside the %d dimensions of %s", what, n->op->name, (long long)dimension, rank,
-            mth__arg_name(n->op, 0, room)),
+    return mth__row_error(node,
+        F("%s of %s is %lld, outside the %d dimensions of %s", what, node->op->name, (long long)dimension, rank,
+            mth__arg_name(node->op, 0, room)),
         F("give a dimension from 0 to %d", rank - 1));
 }
-mth_status mth__row_rank(const mth__node *n, int j, int rank) {
-    if (n->in[j]->shape.rank == rank) return NULL;
+mth_status mth__row_rank(const mth__node *node, int j, int rank) {
+    if (node->in[j]->shape.rank == rank) return NULL;
     char room[24];
-    return mth__row_error(n,
-        F("%s of %s has %d dimensions, not %d", mth__arg_name(n->op, j, room), n->op->name, n->in[j]->shape.rank, rank),
+    return mth__row_error(node,
+        F("%s of %s has %d dimensions, not %d", mth__arg_name(node->op, j, room), node->op->name,
+            node->in[j]->shape.rank, rank),
         F("give a tensor of %d dimensions", rank));
 }

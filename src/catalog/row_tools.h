@@ -40,10 +40,10 @@ mth_status mth__row_rank(const mth__node *, int j, int rank);
 /* ---- gradients and flops */
 #define UNUSED __attribute__((unused))
 #define GRAD(id)                                                                                                       \
-    static mth_status grad_##id(                                                                                       \
-        UNUSED mth__builder *b, UNUSED const mth__node *n, UNUSED mth__value *const *dout, UNUSED mth__value **din)
+    static mth_status grad_##id(UNUSED mth__builder *builder, UNUSED const mth__node *node,                            \
+        UNUSED mth__value *const *dout, UNUSED mth__value **din)
 #define FLOPS(id)                                                                                                      \
-    static double flops_##id(UNUSED const mth__node *n, UNUSED const mth__shape *in, UNUSED const mth__shape *out)
+    static double flops_##id(UNUSED const mth__node *node, UNUSED const mth__shape *in, UNUSED const mth__shape *out)
 /* 0: rows that compute nothing */
 double mth__flops_none(const mth__node *, const mth__shape *in, const mth__shape *out);
 /* UNSUPPORTED where a result behind the first has a gradient. */

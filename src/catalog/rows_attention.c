@@ -2,24 +2,25 @@
  * of a group. */
 #include "catalog/row_tools.h"
 
-static mth_status infer_attention(mth__node *n) {
-    if (!(n->attrs.scale == n->attrs.scale))
-        return mth__row_error(n, F("the scale of attention is not a number"), F("give 1 / sqrt(head width)"));
-    return mth__infer_from(n, n->op->factors);
+static mth_status infer_attention(mth__node *node) {
+    if (!(node->attrs.scale == node->attrs.scale))
+        return mth__row_error(node, F("the scale of attention is not a number"), F("give 1 / sqrt(head width)"));
+    return mth__infer_from(node, node->op->factors);
 }
 /* Two products of s x t with d, and with e; where causal, half of them. */
-static double products(const mth__node *n, mth__shape q, mth__shape k, mth__shape v) {
-    double heads = (double)q.dim[0] * (double)q.dim[2] * (double)q.dim[3], width = (double)(q.dim[4] + v.dim[3]);
-    return 2 * heads * (double)q.dim[1] * (double)k.dim[1] * width * (n->attrs.causal ? 0.5 : 1);
+static double products(const mth__node *node, mth__shape query, mth__shape key, mth__shape value) {
+    double heads = (double)query.dim[0] * (double)query.dim[2] * (double)query.dim[3],
+           width = (double)(query.dim[4] + value.dim[3]);
+    return 2 * heads * (double)query.dim[1] * (double)key.dim[1] * width * (node->attrs.causal ? 0.5 : 1);
 }
-FLOPS(attention) { return products(n, in[0], in[1], in[2]); }
-FLOPS(grad) { return 2.5 * products(n, in[0], in[1], in[2]); }
+FLOPS(attention) { return products(node, in[0], in[1], in[2]); }
+FLOPS(grad) { return 2.5 * products(node, in[0], in[1], in[2]); }
 
 GRAD(attention) {
-    TRY(mth__grad_only_first(n, dout));
-    mth__value *in[] = {
-        n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], dout[0], n->nin > 3 ? n->in[3] : NULL};
-    return mth__build_n(b, "attention_grad", &n->attrs, n->nin > 3 ? 8 : 7, in, din);
+    TRY(mth__grad_only_first(node, dout));
+    mth__value *in[] = {node->in[0], node->in[1], node->in[2], node->out[0], node->out[1], node->out[2], dout[0],
+        node->nin > 3 ? node->in[3] : NULL};
+    return mth__build_n(builder, "attention_grad", &node->attrs, node->nin > 3 ? 8 : 7, in, din);
 }
 #define ATTENTION                                                                                                      \
     .attributes = "causal, scale", .whole = "tde", .positional = "st", .flags = MTH__NEEDS_START | MTH__SUMS

@@ -2,123 +2,123 @@
 #include "catalog/row_tools.h"
 
 /* ---------------------------------------------------------------- gradients: y = f(x), dx = f'(x) dy */
-#define IN n->in[0]
-#define Y n->out[0]
+#define IN node->in[0]
+#define Y node->out[0]
 #define DY dout[0]
 
-GRAD(neg) { return mth__build1(b, "neg", NULL, DY, &din[0]); }
-GRAD(exp) { return mth__build2(b, "mul", NULL, DY, Y, &din[0]); }
-GRAD(log) { return mth__build2(b, "div", NULL, DY, IN, &din[0]); }
+GRAD(neg) { return mth__build1(builder, "neg", NULL, DY, &din[0]); }
+GRAD(exp) { return mth__build2(builder, "mul", NULL, DY, Y, &din[0]); }
+GRAD(log) { return mth__build2(builder, "div", NULL, DY, IN, &din[0]); }
 GRAD(sqrt) { /* dy / (2 y) */
     mth__value *half;
-    TRY(mth__build_scale(b, DY, 0.5, &half));
-    return mth__build2(b, "div", NULL, half, Y, &din[0]);
+    TRY(mth__build_scale(builder, DY, 0.5, &half));
+    return mth__build2(builder, "div", NULL, half, Y, &din[0]);
 }
 GRAD(rsqrt) { /* -dy y^3 / 2 */
     mth__value *half, *square, *cube;
-    TRY(mth__build_scale(b, DY, -0.5, &half));
-    TRY(mth__build1(b, "square", NULL, Y, &square));
-    TRY(mth__build2(b, "mul", NULL, square, Y, &cube));
-    return mth__build2(b, "mul", NULL, half, cube, &din[0]);
+    TRY(mth__build_scale(builder, DY, -0.5, &half));
+    TRY(mth__build1(builder, "square", NULL, Y, &square));
+    TRY(mth__build2(builder, "mul", NULL, square, Y, &cube));
+    return mth__build2(builder, "mul", NULL, half, cube, &din[0]);
 }
 GRAD(reciprocal) { /* -dy y^2 */
     mth__value *minus, *square;
-    TRY(mth__build1(b, "neg", NULL, DY, &minus));
-    TRY(mth__build1(b, "square", NULL, Y, &square));
-    return mth__build2(b, "mul", NULL, minus, square, &din[0]);
+    TRY(mth__build1(builder, "neg", NULL, DY, &minus));
+    TRY(mth__build1(builder, "square", NULL, Y, &square));
+    return mth__build2(builder, "mul", NULL, minus, square, &din[0]);
 }
 GRAD(square) {
     mth__value *twice;
-    TRY(mth__build_scale(b, DY, 2, &twice));
-    return mth__build2(b, "mul", NULL, twice, IN, &din[0]);
+    TRY(mth__build_scale(builder, DY, 2, &twice));
+    return mth__build2(builder, "mul", NULL, twice, IN, &din[0]);
 }
-GRAD(relu) { return mth__build2(b, "relu_grad", NULL, Y, DY, &din[0]); } /* of y, not x: x need not be kept */
-GRAD(gelu) { return mth__build2(b, "gelu_grad", NULL, IN, DY, &din[0]); }
-GRAD(gelu_tanh) { return mth__build2(b, "gelu_tanh_grad", NULL, IN, DY, &din[0]); }
-GRAD(silu) { return mth__build2(b, "silu_grad", NULL, IN, DY, &din[0]); }
-GRAD(sigmoid) { return mth__build2(b, "sigmoid_grad", NULL, Y, DY, &din[0]); }
-GRAD(tanh) { return mth__build2(b, "tanh_grad", NULL, Y, DY, &din[0]); }
+GRAD(relu) { return mth__build2(builder, "relu_grad", NULL, Y, DY, &din[0]); } /* of y, not x: x need not be kept */
+GRAD(gelu) { return mth__build2(builder, "gelu_grad", NULL, IN, DY, &din[0]); }
+GRAD(gelu_tanh) { return mth__build2(builder, "gelu_tanh_grad", NULL, IN, DY, &din[0]); }
+GRAD(silu) { return mth__build2(builder, "silu_grad", NULL, IN, DY, &din[0]); }
+GRAD(sigmoid) { return mth__build2(builder, "sigmoid_grad", NULL, Y, DY, &din[0]); }
+GRAD(tanh) { return mth__build2(builder, "tanh_grad", NULL, Y, DY, &din[0]); }
 GRAD(pass) {
     din[0] = DY;
     return NULL;
 }
-GRAD(scale) { return mth__build_scale(b, DY, n->attrs.by, &din[0]); }
-GRAD(cast) { return mth__build1(b, "cast", &(mth__attrs){.dtype = IN->dtype}, DY, &din[0]); }
+GRAD(scale) { return mth__build_scale(builder, DY, node->attrs.by, &din[0]); }
+GRAD(cast) { return mth__build1(builder, "cast", &(mth__attrs){.dtype = IN->dtype}, DY, &din[0]); }
 /* the same key and indices: the same mask */
-GRAD(dropout) { return mth__build1(b, "dropout", &n->attrs, DY, &din[0]); }
+GRAD(dropout) { return mth__build1(builder, "dropout", &node->attrs, DY, &din[0]); }
 
 /* ---------------------------------------------------------------- of two operands, each brought back to its own shape
  */
-static mth_status fold(mth__builder *b, const mth__node *n, mth__value *d, int j, mth__value **din) {
-    return mth__build_unbroadcast(b, d, n->in[j]->shape, &din[j]);
+static mth_status fold(mth__builder *builder, const mth__node *node, mth__value *value, int j, mth__value **din) {
+    return mth__build_unbroadcast(builder, value, node->in[j]->shape, &din[j]);
 }
 
 GRAD(add) {
     for (int j = 0; j < 2; j++)
-        if (WANTED(b, j)) TRY(fold(b, n, DY, j, din));
+        if (WANTED(builder, j)) TRY(fold(builder, node, DY, j, din));
     return NULL;
 }
 GRAD(sub) {
-    if (WANTED(b, 0)) TRY(fold(b, n, DY, 0, din));
-    if (!WANTED(b, 1)) return NULL;
+    if (WANTED(builder, 0)) TRY(fold(builder, node, DY, 0, din));
+    if (!WANTED(builder, 1)) return NULL;
     mth__value *sum; /* negated after the sum: fewer elements */
-    TRY(mth__build_unbroadcast(b, DY, n->in[1]->shape, &sum));
-    return mth__build1(b, "neg", NULL, sum, &din[1]);
+    TRY(mth__build_unbroadcast(builder, DY, node->in[1]->shape, &sum));
+    return mth__build1(builder, "neg", NULL, sum, &din[1]);
 }
 /* The results of a row that gives both gradients at once, each brought back to its operand's shape. */
-static mth_status fold_both(mth__builder *b, const mth__node *n, mth__value *const *d, mth__value **din) {
+static mth_status fold_both(mth__builder *builder, const mth__node *node, mth__value *const *value, mth__value **din) {
     for (int j = 0; j < 2; j++)
-        if (WANTED(b, j)) TRY(fold(b, n, d[j], j, din));
+        if (WANTED(builder, j)) TRY(fold(builder, node, value[j], j, din));
     return NULL;
 }
 
 GRAD(mul) {
-    mth__value *d[2];
-    if (WANTED(b, 0) && WANTED(b, 1)) {
-        TRY(mth__build(b, &mth__op_mul_grad, NULL, 3, (mth__value *[]){n->in[0], n->in[1], DY}, d));
-        return fold_both(b, n, d, din);
+    mth__value *value[2];
+    if (WANTED(builder, 0) && WANTED(builder, 1)) {
+        TRY(mth__build(builder, &mth__op_mul_grad, NULL, 3, (mth__value *[]){node->in[0], node->in[1], DY}, value));
+        return fold_both(builder, node, value, din);
     }
-    const int j = WANTED(b, 0) ? 0 : 1;
-    TRY(mth__build2(b, "mul", NULL, DY, n->in[1 - j], &d[j]));
-    return fold(b, n, d[j], j, din);
+    const int j = WANTED(builder, 0) ? 0 : 1;
+    TRY(mth__build2(builder, "mul", NULL, DY, node->in[1 - j], &value[j]));
+    return fold(builder, node, value[j], j, din);
 }
 GRAD(div) {
-    mth__value *d[2];
-    if (!WANTED(b, 1)) {
-        TRY(mth__build2(b, "div", NULL, DY, n->in[1], &d[0]));
-        return fold(b, n, d[0], 0, din);
+    mth__value *value[2];
+    if (!WANTED(builder, 1)) {
+        TRY(mth__build2(builder, "div", NULL, DY, node->in[1], &value[0]));
+        return fold(builder, node, value[0], 0, din);
     }
-    TRY(mth__build(b, &mth__op_div_grad, NULL, 3, (mth__value *[]){n->in[1], Y, DY}, d));
-    return fold_both(b, n, d, din);
+    TRY(mth__build(builder, &mth__op_div_grad, NULL, 3, (mth__value *[]){node->in[1], Y, DY}, value));
+    return fold_both(builder, node, value, din);
 }
 GRAD(maximum) {
-    mth__value *d[2];
-    TRY(mth__build(b, &mth__op_maximum_grad, NULL, 3, (mth__value *[]){n->in[0], n->in[1], DY}, d));
-    return fold_both(b, n, d, din);
+    mth__value *value[2];
+    TRY(mth__build(builder, &mth__op_maximum_grad, NULL, 3, (mth__value *[]){node->in[0], node->in[1], DY}, value));
+    return fold_both(builder, node, value, din);
 }
 
 /* ---------------------------------------------------------------- shapes */
-static mth_status infer_cast(mth__node *n) {
-    n->out[0]->shape = n->in[0]->shape;
-    if (mth__is_dtype((mth_dtype)n->attrs.dtype)) return NULL;
-    return mth__row_error(
-        n, F("cast to dtype %lld: there is no such dtype", (long long)n->attrs.dtype), F("give %s", mth_dtype_names()));
+static mth_status infer_cast(mth__node *node) {
+    node->out[0]->shape = node->in[0]->shape;
+    if (mth__is_dtype((mth_dtype)node->attrs.dtype)) return NULL;
+    return mth__row_error(node, F("cast to dtype %lld: there is no such dtype", (long long)node->attrs.dtype),
+        F("give %s", mth_dtype_names()));
 }
-static mth_status infer_dropout(mth__node *n) {
-    double p = n->attrs.probability;
-    int64_t dimension = n->attrs.dimension, start = n->attrs.start, size = n->attrs.size;
-    if (!(p >= 0 && p < 1))
-        return mth__row_error(n, F("the probability of dropout is %g, outside [0, 1)", p),
+static mth_status infer_dropout(mth__node *node) {
+    double probability = node->attrs.probability;
+    int64_t dimension = node->attrs.dimension, start = node->attrs.start, size = node->attrs.size;
+    if (!(probability >= 0 && probability < 1))
+        return mth__row_error(node, F("the probability of dropout is %g, outside [0, 1)", probability),
             F("give a probability of at least 0 and below 1"));
-    if (!size) return mth__infer_same(n);
-    TRY(mth__row_dimension(n, "the dimension", dimension)); /* x is a box of a larger tensor */
-    int64_t has = n->in[0]->shape.dim[dimension];
+    if (!size) return mth__infer_same(node);
+    TRY(mth__row_dimension(node, "the dimension", dimension)); /* x is a box of a larger tensor */
+    int64_t has = node->in[0]->shape.dim[dimension];
     if (start < 0 || size < has || start > size - has)
-        return mth__row_error(n,
+        return mth__row_error(node,
             F("dropout's %lld elements from %lld on lie outside the %lld of the larger tensor", (long long)has,
                 (long long)start, (long long)size),
             F("give a start from 0 to %lld", (long long)(size < has ? 0 : size - has)));
-    return mth__infer_same(n);
+    return mth__infer_same(node);
 }
 
 static void box_dropout(mth__attrs *attrs, int dimension, int64_t start, int64_t size) {

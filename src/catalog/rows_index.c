@@ -4,30 +4,30 @@
 
 /* ---------------------------------------------------------------- gather: rows of a table; pick: one element of each
  * row */
-static mth_status check_size(const mth__node *n, int64_t size) {
+static mth_status check_size(const mth__node *node, int64_t size) {
     if (size >= 0) return NULL;
     return mth__row_error(
-        n, F("%s makes a dimension of %lld", n->op->name, (long long)size), F("give a size of at least 0"));
+        node, F("%s makes a dimension of %lld", node->op->name, (long long)size), F("give a size of at least 0"));
 }
-static mth_status infer_gather_grad(mth__node *n) {
-    TRY(mth__infer_from(n, n->op->factors));
-    n->out[0]->shape.dim[0] = n->attrs.rows;
-    return check_size(n, n->attrs.rows);
+static mth_status infer_gather_grad(mth__node *node) {
+    TRY(mth__infer_from(node, node->op->factors));
+    node->out[0]->shape.dim[0] = node->attrs.rows;
+    return check_size(node, node->attrs.rows);
 }
-static mth_status infer_pick_grad(mth__node *n) {
-    TRY(mth__infer_from(n, n->op->factors));
-    n->out[0]->shape.dim[n->out[0]->shape.rank - 1] = n->attrs.size;
-    return check_size(n, n->attrs.size);
+static mth_status infer_pick_grad(mth__node *node) {
+    TRY(mth__infer_from(node, node->op->factors));
+    node->out[0]->shape.dim[node->out[0]->shape.rank - 1] = node->attrs.size;
+    return check_size(node, node->attrs.size);
 }
 GRAD(gather) {
-    return WANTED(b, 0)
-        ? mth__build2(b, "gather_grad", &(mth__attrs){.rows = n->in[0]->shape.dim[0]}, n->in[1], dout[0], &din[0])
-        : NULL;
+    return WANTED(builder, 0) ? mth__build2(builder, "gather_grad", &(mth__attrs){.rows = node->in[0]->shape.dim[0]},
+                                    node->in[1], dout[0], &din[0])
+                              : NULL;
 }
 GRAD(pick) {
-    return WANTED(b, 0)
-        ? mth__build2(b, "pick_grad", &(mth__attrs){.size = n->in[0]->shape.dim[n->in[0]->shape.rank - 1]}, n->in[1],
-              dout[0], &din[0])
+    return WANTED(builder, 0)
+        ? mth__build2(builder, "pick_grad", &(mth__attrs){.size = node->in[0]->shape.dim[node->in[0]->shape.rank - 1]},
+              node->in[1], dout[0], &din[0])
         : NULL;
 }
 /* The element count of the operand that is read, not of the table that is written: the rest is zeros. */
@@ -51,11 +51,11 @@ const mth__op mth__op_pick_grad = {ROW(pick_grad), .args = "ids, dy", .results =
     .index_name = "class", .infer = infer_pick_grad, .doc = "dx[..., v] = dy[...] where ids[...] is v, else 0."};
 
 /* ---------------------------------------------------------------- positions */
-static mth_status infer_sinusoid(mth__node *n) {
-    n->out[0]->shape = (mth__shape){2, {n->attrs.length, n->attrs.width}};
-    if (n->attrs.length >= 0 && n->attrs.width >= 0) return NULL;
-    return mth__row_error(n,
-        F("sinusoid of length %lld and width %lld", (long long)n->attrs.length, (long long)n->attrs.width),
+static mth_status infer_sinusoid(mth__node *node) {
+    node->out[0]->shape = (mth__shape){2, {node->attrs.length, node->attrs.width}};
+    if (node->attrs.length >= 0 && node->attrs.width >= 0) return NULL;
+    return mth__row_error(node,
+        F("sinusoid of length %lld and width %lld", (long long)node->attrs.length, (long long)node->attrs.width),
         F("give sizes of at least 0"));
 }
 FLOPS(table) { return 20 * (double)mth__shape_size(out[0]); }
@@ -66,30 +66,31 @@ const mth__op mth__op_sinusoid = {ROW(sinusoid), .args = "", .results = "y", .at
     .doc = "y[s, d] = sin(s / 10000^(d / width)) in even columns, in odd ones the cosine of the same angle as in the "
            "column before."};
 
-static mth_status infer_rope(mth__node *n) {
-    mth__shape s = n->in[0]->shape;
-    TRY(mth__row_dimension(n, "the dimension of the sequence", n->attrs.dimension));
-    if (n->attrs.dimension == s.rank - 1)
-        return mth__row_error(n,
+static mth_status infer_rope(mth__node *node) {
+    mth__shape shape = node->in[0]->shape;
+    TRY(mth__row_dimension(node, "the dimension of the sequence", node->attrs.dimension));
+    if (node->attrs.dimension == shape.rank - 1)
+        return mth__row_error(node,
             F("rope rotates the last dimension by the position in dimension %lld, which is the same one",
-                (long long)n->attrs.dimension),
+                (long long)node->attrs.dimension),
             F("give a dimension before the last"));
-    if (s.dim[s.rank - 1] % 2)
-        return mth__row_error(n,
-            F("rope rotates pairs, the last dimension has %lld elements", (long long)s.dim[s.rank - 1]),
+    if (shape.dim[shape.rank - 1] % 2)
+        return mth__row_error(node,
+            F("rope rotates pairs, the last dimension has %lld elements", (long long)shape.dim[shape.rank - 1]),
             F("give an even head width"));
-    if (!(n->attrs.base > 0))
-        return mth__row_error(n, F("the base of rope is %g", n->attrs.base), F("give a base above 0, such as 10000"));
-    return mth__infer_same(n);
+    if (!(node->attrs.base > 0))
+        return mth__row_error(
+            node, F("the base of rope is %g", node->attrs.base), F("give a base above 0, such as 10000"));
+    return mth__infer_same(node);
 }
-static void rule_rope(const mth__node *n, mth__rule *r) {
-    mth__rule_along(n, 1u << (n->in[0]->shape.rank - 1), r);
-    r->factor[r->in[0][n->attrs.dimension]].positional = true;
+static void rule_rope(const mth__node *node, mth__rule *rule) {
+    mth__rule_along(node, 1u << (node->in[0]->shape.rank - 1), rule);
+    rule->factor[rule->in[0][node->attrs.dimension]].positional = true;
 }
 GRAD(rope) { /* the rotation back */
-    mth__attrs a = n->attrs;
-    a.inverse = !a.inverse;
-    return mth__build1(b, "rope", &a, dout[0], &din[0]);
+    mth__attrs attrs = node->attrs;
+    attrs.inverse = !attrs.inverse;
+    return mth__build1(builder, "rope", &attrs, dout[0], &din[0]);
 }
 FLOPS(rope) { return 3 * (double)mth__shape_size(out[0]); }
 const mth__op mth__op_rope = {ROW(rope), .args = "x", .results = "y",

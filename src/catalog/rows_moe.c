@@ -4,108 +4,115 @@
 #include "catalog/row_tools.h"
 
 /* ---------------------------------------------------------------- shapes */
-static mth_status positive(const mth__node *n, const char *what, int64_t size) {
+static mth_status positive(const mth__node *node, const char *what, int64_t size) {
     if (size >= 1) return NULL;
     return mth__row_error(
-        n, F("%s of %s is %lld", what, n->op->name, (long long)size), F("give a number of at least 1"));
+        node, F("%s of %s is %lld", what, node->op->name, (long long)size), F("give a number of at least 1"));
 }
-static mth_status infer_route(mth__node *n) {
-    TRY(mth__infer_from(n, n->op->factors));
-    int64_t k = n->attrs.k, e = n->in[0]->shape.dim[1];
-    TRY(positive(n, "the number of choices", k));
-    if (k > e)
-        return mth__row_error(n, F("each token is to choose %lld of %lld experts", (long long)k, (long long)e),
-            F("give a top_k of at most %lld", (long long)e));
-    n->out[0]->shape.dim[1] = n->out[1]->shape.dim[1] = k;
+static mth_status infer_route(mth__node *node) {
+    TRY(mth__infer_from(node, node->op->factors));
+    int64_t k = node->attrs.k, experts = node->in[0]->shape.dim[1];
+    TRY(positive(node, "the number of choices", k));
+    if (k > experts)
+        return mth__row_error(node, F("each token is to choose %lld of %lld experts", (long long)k, (long long)experts),
+            F("give a top_k of at most %lld", (long long)experts));
+    node->out[0]->shape.dim[1] = node->out[1]->shape.dim[1] = k;
     return NULL;
 }
-static mth_status infer_route_grad(mth__node *n) {
-    TRY(mth__infer_from(n, n->op->factors));
-    n->out[0]->shape.dim[1] = n->attrs.experts;
-    return positive(n, "the number of experts", n->attrs.experts);
+static mth_status infer_route_grad(mth__node *node) {
+    TRY(mth__infer_from(node, node->op->factors));
+    node->out[0]->shape.dim[1] = node->attrs.experts;
+    return positive(node, "the number of experts", node->attrs.experts);
 }
-static mth_status infer_capacity(mth__node *n) {
-    TRY(mth__infer_from(n, n->op->factors));
-    n->out[1]->shape.dim[0] = 1;
-    if (n->attrs.capacity < 0)
-        return mth__row_error(n, F("the capacity of an expert is %lld", (long long)n->attrs.capacity),
+static mth_status infer_capacity(mth__node *node) {
+    TRY(mth__infer_from(node, node->op->factors));
+    node->out[1]->shape.dim[0] = 1;
+    if (node->attrs.capacity < 0)
+        return mth__row_error(node, F("the capacity of an expert is %lld", (long long)node->attrs.capacity),
             F("give a capacity of at least 0"));
-    return positive(n, "the number of experts", n->attrs.experts);
+    return positive(node, "the number of experts", node->attrs.experts);
 }
-static mth_status infer_rows(mth__node *n) {
-    TRY(mth__infer_from(n, n->op->factors));
-    n->out[0]->shape.dim[0] = n->attrs.experts;
-    return positive(n, "the number of experts", n->attrs.experts);
+static mth_status infer_rows(mth__node *node) {
+    TRY(mth__infer_from(node, node->op->factors));
+    node->out[0]->shape.dim[0] = node->attrs.experts;
+    return positive(node, "the number of experts", node->attrs.experts);
 }
-static mth_status infer_combine(mth__node *n) {
-    if (n->nin == 3) return mth__row_error(n, F("moe_combine has weights but no experts"), F("give both or neither"));
-    return mth__infer_from(n, n->op->factors);
+static mth_status infer_combine(mth__node *node) {
+    if (node->nin == 3)
+        return mth__row_error(node, F("moe_combine has weights but no experts"), F("give both or neither"));
+    return mth__infer_from(node, node->op->factors);
 }
-static const char *matmul_factors(const mth__node *n) {
-    return n->attrs.transposed ? "eti,eoi,et->eto" : "eti,eio,et->eto";
+static const char *matmul_factors(const mth__node *node) {
+    return node->attrs.transposed ? "eti,eoi,et->eto" : "eti,eio,et->eto";
 }
-static mth_status infer_matmul(mth__node *n) { return mth__infer_from(n, matmul_factors(n)); }
-static void rule_matmul(const mth__node *n, mth__rule *r) {
-    mth__rule_from(n, &(mth__letters){.factors = matmul_factors(n), .sum = "i"}, r);
+static mth_status infer_matmul(mth__node *node) { return mth__infer_from(node, matmul_factors(node)); }
+static void rule_matmul(const mth__node *node, mth__rule *rule) {
+    mth__rule_from(node, &(mth__letters){.factors = matmul_factors(node), .sum = "i"}, rule);
 }
-static mth_status infer_act(mth__node *n) {
-    if (n->attrs.activation < 0 || n->attrs.activation > 3)
-        return mth__row_error(n, F("%s has no activation %lld", n->op->name, (long long)n->attrs.activation),
+static mth_status infer_act(mth__node *node) {
+    if (node->attrs.activation < 0 || node->attrs.activation > 3)
+        return mth__row_error(node, F("%s has no activation %lld", node->op->name, (long long)node->attrs.activation),
             F("give 0 (relu), 1 (gelu), 2 (gelu_tanh) or 3 (silu)"));
-    return mth__infer_from(n, n->op->factors);
+    return mth__infer_from(node, node->op->factors);
 }
 
 /* ---------------------------------------------------------------- flops */
 /* Rows are reserved for the worst case; of those, two choices a token are taken to be real. */
-static double real(const mth__node *n, int64_t local_experts) {
-    double experts = (double)n->in[0]->shape.dim[0], share = experts > 2 ? 2 / experts : 1;
+static double real(const mth__node *node, int64_t local_experts) {
+    double experts = (double)node->in[0]->shape.dim[0], share = experts > 2 ? 2 / experts : 1;
     return share * (double)local_experts;
 }
-static double flops_product(const mth__node *n, double t, double i, double o, int64_t experts) {
-    return 2 * real(n, experts) * t * i * o;
+static double flops_product(const mth__node *node, double tokens, double inputs, double outputs, int64_t experts) {
+    return 2 * real(node, experts) * tokens * inputs * outputs;
 }
 FLOPS(matmul) {
-    return flops_product(n, (double)in[0].dim[1], (double)in[0].dim[2], (double)out[0].dim[2], in[0].dim[0]);
+    return flops_product(node, (double)in[0].dim[1], (double)in[0].dim[2], (double)out[0].dim[2], in[0].dim[0]);
 }
 FLOPS(outer) {
-    return flops_product(n, (double)in[0].dim[1], (double)in[0].dim[2], (double)in[1].dim[2], in[0].dim[0]);
+    return flops_product(node, (double)in[0].dim[1], (double)in[0].dim[2], (double)in[1].dim[2], in[0].dim[0]);
 }
-FLOPS(rows) { return real(n, in[0].dim[0]) * (double)in[0].dim[1] * (double)in[0].dim[2]; }
+FLOPS(rows) { return real(node, in[0].dim[0]) * (double)in[0].dim[1] * (double)in[0].dim[2]; }
 FLOPS(route) { return 4 * (double)mth__shape_size(in[0]); }
 
 /* ---------------------------------------------------------------- gradients */
 GRAD(route) {
     if (!dout[0]) return NULL;
-    return mth__build3(
-        b, "moe_route_grad", &(mth__attrs){.experts = n->in[0]->shape.dim[1]}, n->out[0], n->out[1], dout[0], &din[0]);
+    return mth__build3(builder, "moe_route_grad", &(mth__attrs){.experts = node->in[0]->shape.dim[1]}, node->out[0],
+        node->out[1], dout[0], &din[0]);
 }
-GRAD(dispatch) { return WANTED(b, 0) ? mth__build2(b, "moe_combine", NULL, dout[0], n->in[1], &din[0]) : NULL; }
+GRAD(dispatch) {
+    return WANTED(builder, 0) ? mth__build2(builder, "moe_combine", NULL, dout[0], node->in[1], &din[0]) : NULL;
+}
 GRAD(combine) {
-    mth__value *y = n->in[0], *rows = n->in[1];
-    if (n->nin == 2) return WANTED(b, 0) ? mth__build2(b, "moe_dispatch", NULL, dout[0], rows, &din[0]) : NULL;
-    if (WANTED(b, 0))
-        TRY(mth__build_n(
-            b, "moe_dispatch_weighted", NULL, 4, (mth__value *[]){dout[0], rows, n->in[2], n->in[3]}, &din[0]));
-    if (!WANTED(b, 2)) return NULL;
-    return mth__build_n(b, "moe_combine_weights_grad", NULL, 4, (mth__value *[]){y, rows, n->in[3], dout[0]}, &din[2]);
+    mth__value *y = node->in[0], *rows = node->in[1];
+    if (node->nin == 2)
+        return WANTED(builder, 0) ? mth__build2(builder, "moe_dispatch", NULL, dout[0], rows, &din[0]) : NULL;
+    if (WANTED(builder, 0))
+        TRY(mth__build_n(builder, "moe_dispatch_weighted", NULL, 4,
+            (mth__value *[]){dout[0], rows, node->in[2], node->in[3]}, &din[0]));
+    if (!WANTED(builder, 2)) return NULL;
+    return mth__build_n(
+        builder, "moe_combine_weights_grad", NULL, 4, (mth__value *[]){y, rows, node->in[3], dout[0]}, &din[2]);
 }
 GRAD(matmul) {
-    mth__value *x = n->in[0], *weight = n->in[1], *rows = n->in[2];
-    bool transposed = n->attrs.transposed;
-    if (WANTED(b, 0))
-        TRY(mth__build3(b, "moe_matmul", &(mth__attrs){.transposed = !transposed}, dout[0], weight, rows, &din[0]));
-    if (!WANTED(b, 1)) return NULL;
+    mth__value *x = node->in[0], *weight = node->in[1], *rows = node->in[2];
+    bool transposed = node->attrs.transposed;
+    if (WANTED(builder, 0))
+        TRY(mth__build3(
+            builder, "moe_matmul", &(mth__attrs){.transposed = !transposed}, dout[0], weight, rows, &din[0]));
+    if (!WANTED(builder, 1)) return NULL;
     mth__value *from = transposed ? dout[0] : x, *to = transposed ? x : dout[0];
-    return mth__build3(b, "moe_outer", NULL, from, to, rows, &din[1]);
+    return mth__build3(builder, "moe_outer", NULL, from, to, rows, &din[1]);
 }
 GRAD(bias) {
     din[0] = dout[0];
-    return WANTED(b, 1) ? mth__build2(b, "moe_bias_grad", NULL, dout[0], n->in[2], &din[1]) : NULL;
+    return WANTED(builder, 1) ? mth__build2(builder, "moe_bias_grad", NULL, dout[0], node->in[2], &din[1]) : NULL;
 }
-GRAD(act) { return mth__build3(b, "moe_act_grad", &n->attrs, n->in[0], dout[0], n->in[1], &din[0]); }
+GRAD(act) { return mth__build3(builder, "moe_act_grad", &node->attrs, node->in[0], dout[0], node->in[1], &din[0]); }
 GRAD(mul) {
     for (int j = 0; j < 2; j++)
-        if (WANTED(b, j)) TRY(mth__build3(b, "moe_mul", NULL, dout[0], n->in[1 - j], n->in[2], &din[j]));
+        if (WANTED(builder, j))
+            TRY(mth__build3(builder, "moe_mul", NULL, dout[0], node->in[1 - j], node->in[2], &din[j]));
     return NULL;
 }
 

@@ -4,14 +4,16 @@
 FLOPS(norm) { return 8 * (double)mth__shape_size(in[0]); }
 
 /* ---------------------------------------------------------------- softmax */
-static mth_status infer_softmax(mth__node *n) {
-    TRY(mth__row_dimension(n, "the dimension", n->attrs.dimension));
-    if (n->nin == 2 && !mth__shape_equal(n->in[0]->shape, n->in[1]->shape))
-        return mth__row_error(n, F("y and dy of softmax_grad differ in shape"), F("give tensors of one shape"));
-    return mth__infer_same(n);
+static mth_status infer_softmax(mth__node *node) {
+    TRY(mth__row_dimension(node, "the dimension", node->attrs.dimension));
+    if (node->nin == 2 && !mth__shape_equal(node->in[0]->shape, node->in[1]->shape))
+        return mth__row_error(node, F("y and dy of softmax_grad differ in shape"), F("give tensors of one shape"));
+    return mth__infer_same(node);
 }
-static void rule_softmax(const mth__node *n, mth__rule *r) { mth__rule_along(n, 1u << n->attrs.dimension, r); }
-GRAD(softmax) { return mth__build2(b, "softmax_grad", &n->attrs, n->out[0], dout[0], &din[0]); }
+static void rule_softmax(const mth__node *node, mth__rule *rule) {
+    mth__rule_along(node, 1u << node->attrs.dimension, rule);
+}
+GRAD(softmax) { return mth__build2(builder, "softmax_grad", &node->attrs, node->out[0], dout[0], &din[0]); }
 
 const mth__op mth__op_softmax = {ROW(softmax), .args = "x", .results = "y", .attributes = "dimension",
     .flags = MTH__SUMS, .infer = infer_softmax, .rule = rule_softmax, .grad = grad_softmax, .flops = flops_norm,
@@ -21,21 +23,21 @@ const mth__op mth__op_softmax_grad = {ROW(softmax_grad), .args = "y, dy", .resul
     .flops = flops_norm, .doc = "dx = y * (dy - sum of y * dy along the dimension)."};
 
 /* ---------------------------------------------------------------- norms */
-static mth_status infer_norm(mth__node *n) {
-    if (!(n->attrs.epsilon >= 0))
-        return mth__row_error(n, F("the epsilon of %s is %g", n->op->name, n->attrs.epsilon),
+static mth_status infer_norm(mth__node *node) {
+    if (!(node->attrs.epsilon >= 0))
+        return mth__row_error(node, F("the epsilon of %s is %g", node->op->name, node->attrs.epsilon),
             F("give an epsilon of at least 0, such as 1e-05"));
-    return mth__infer_from(n, n->op->factors);
+    return mth__infer_from(node, node->op->factors);
 }
 GRAD(layer_norm) {
-    TRY(mth__grad_only_first(n, dout));
-    mth__value *in[] = {n->in[0], n->in[1], n->out[1], n->out[2], dout[0]};
-    return mth__build_n(b, "layer_norm_grad", NULL, 5, in, din);
+    TRY(mth__grad_only_first(node, dout));
+    mth__value *in[] = {node->in[0], node->in[1], node->out[1], node->out[2], dout[0]};
+    return mth__build_n(builder, "layer_norm_grad", NULL, 5, in, din);
 }
 GRAD(rms_norm) {
-    TRY(mth__grad_only_first(n, dout));
-    mth__value *in[] = {n->in[0], n->in[1], n->out[1], dout[0]};
-    return mth__build_n(b, "rms_norm_grad", NULL, 4, in, din);
+    TRY(mth__grad_only_first(node, dout));
+    mth__value *in[] = {node->in[0], node->in[1], node->out[1], dout[0]};
+    return mth__build_n(builder, "rms_norm_grad", NULL, 4, in, din);
 }
 #define NORM .whole = "d", .flops = flops_norm
 const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", .results = "y, mean, rstd",

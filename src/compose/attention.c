@@ -8,25 +8,25 @@ typedef struct {
     int64_t heads, groups, each, dim;
 } heads; /* each: query heads a group */
 
-static mth_status read_heads(mth__expansion *e, int64_t width, heads *h) {
-    h->heads = mth__opt_int(e, "num_heads", 0);
-    h->groups = mth__opt_int(e, "num_kv_heads", h->heads);
-    h->each = h->heads / h->groups;
-    h->dim = mth__opt_int(e, "head_dim", 0);
-    if (!h->dim && width % h->heads) {
-        mth_status s =
-            FAIL(MTH_ERROR_VALUE, F("a width of %" PRId64 " has no %" PRId64 " equal heads", width, h->heads),
+static mth_status read_heads(mth__expansion *expansion, int64_t width, heads *attention) {
+    attention->heads = mth__opt_int(expansion, "num_heads", 0);
+    attention->groups = mth__opt_int(expansion, "num_kv_heads", attention->heads);
+    attention->each = attention->heads / attention->groups;
+    attention->dim = mth__opt_int(expansion, "head_dim", 0);
+    if (!attention->dim && width % attention->heads) {
+        mth_status status =
+            FAIL(MTH_ERROR_VALUE, F("a width of %" PRId64 " has no %" PRId64 " equal heads", width, attention->heads),
                 F("give head_dim, or a num_heads that divides %" PRId64, width));
-        return mth__error_tensor(s, mth__port_text("input", e->in[0]));
+        return mth__error_tensor(status, mth__port_text("input", expansion->in[0]));
     }
-    if (!h->dim) h->dim = width / h->heads;
+    if (!attention->dim) attention->dim = width / attention->heads;
     int64_t all;
-    TRY(mth__product(h->heads, h->dim, "num_heads * head_dim", &all));
-    if (h->each * h->dim > INT32_MAX)
-        return FAIL(
-            MTH_ERROR_VALUE, F("a group of heads has a width of %" PRId64, h->each * h->dim), F("use smaller heads"));
-    if (mth__opt_bool(e, "rotary") && h->dim % 2)
-        return FAIL(MTH_ERROR_VALUE, F("rotary=True turns pairs of columns, and head_dim is %" PRId64, h->dim),
+    TRY(mth__product(attention->heads, attention->dim, "num_heads * head_dim", &all));
+    if (attention->each * attention->dim > INT32_MAX)
+        return FAIL(MTH_ERROR_VALUE, F("a group of heads has a width of %" PRId64, attention->each * attention->dim),
+            F("use smaller heads"));
+    if (mth__opt_bool(expansion, "rotary") && attention->dim % 2)
+        return FAIL(MTH_ERROR_VALUE, F("rotary=True turns pairs of columns, and head_dim is %" PRId64, attention->dim),
             F("give an even head_dim"));
     return NULL;
 }
@@ -34,51 +34,52 @@ static mth_status read_heads(mth__expansion *e, int64_t width, heads *h) {
 static mth_status need_batch(const mth__value *x, const mth__value *other, const char *port, int dims) {
     if (!memcmp(x->shape.dim, other->shape.dim, sizeof(int64_t) * (size_t)dims)) return NULL;
     const long long batch = (long long)x->shape.dim[0], length = (long long)x->shape.dim[1];
-    mth_status s = FAIL(MTH_ERROR_VALUE,
+    mth_status status = FAIL(MTH_ERROR_VALUE,
         F("%s does not fit: %s must be the same", port, dims == 1 ? "the batch" : "batch and length"),
         dims == 1 ? F("give %s a batch of %lld", port, batch)
                   : F("give %s the batch %lld and the length %lld", port, batch, length));
-    return mth__error_tensor(s, mth__port_text(port, other));
+    return mth__error_tensor(status, mth__port_text(port, other));
 }
 
 /* input -> [b, length, group, head of the group (query alone), dim], rotated where wanted */
-static mth_status project(
-    mth__expansion *e, const char *prefix, mth__value *x, const heads *h, bool query, mth__value **out) {
-    int32_t unit = (int32_t)(query ? h->each * h->dim : h->dim);
-    TRY(mth__part_linear(e,
-        &(mth__linear_part){
-            prefix, h->groups * unit, mth__opt_bool(e, "bias"), NULL, -1, mth__opt_int(e, "tensor_axis", -1), 1, unit},
+static mth_status project(mth__expansion *expansion, const char *prefix, mth__value *x, const heads *attention,
+    bool query, mth__value **out) {
+    int32_t unit = (int32_t)(query ? attention->each * attention->dim : attention->dim);
+    TRY(mth__part_linear(expansion,
+        &(mth__linear_part){prefix, attention->groups * unit, mth__opt_bool(expansion, "bias"), NULL, -1,
+            mth__opt_int(expansion, "tensor_axis", -1), 1, unit},
         x, out));
-    mth__shape shape = {4, {x->shape.dim[0], x->shape.dim[1], h->groups, h->dim}};
-    if (query) shape = (mth__shape){5, {x->shape.dim[0], x->shape.dim[1], h->groups, h->each, h->dim}};
-    return mth__part_reshape(&e->builder, *out, shape, out);
+    mth__shape shape = {4, {x->shape.dim[0], x->shape.dim[1], attention->groups, attention->dim}};
+    if (query)
+        shape = (mth__shape){5, {x->shape.dim[0], x->shape.dim[1], attention->groups, attention->each, attention->dim}};
+    return mth__part_reshape(&expansion->builder, *out, shape, out);
 }
 
-static mth_status rotate(mth__expansion *e, mth__value **x) {
-    if (!mth__opt_bool(e, "rotary")) return NULL;
-    return mth__build1(&e->builder, "rope",
+static mth_status rotate(mth__expansion *expansion, mth__value **x) {
+    if (!mth__opt_bool(expansion, "rotary")) return NULL;
+    return mth__build1(&expansion->builder, "rope",
         &(mth__attrs){.dimension = 1,
-            .interleaved = mth__opt_bool(e, "rope_interleaved"),
-            .base = mth__opt_float(e, "rope_base")},
+            .interleaved = mth__opt_bool(expansion, "rope_interleaved"),
+            .base = mth__opt_float(expansion, "rope_base")},
         *x, x);
 }
 
-static mth_status attention_expand(mth__expansion *e) {
-    mth__value *input = e->in[0], *key = mth__expansion_input(e, "key"), *value = mth__expansion_input(e, "value"),
-               *mask = mth__expansion_input(e, "mask");
-    heads h;
+static mth_status attention_expand(mth__expansion *expansion) {
+    mth__value *input = expansion->in[0], *key = mth__expansion_input(expansion, "key"),
+               *value = mth__expansion_input(expansion, "value"), *mask = mth__expansion_input(expansion, "mask");
+    heads attention;
     if (!key) key = input;
     if (!value) value = key;
     struct {
         const char *port;
-        const mth__value *v;
+        const mth__value *value;
     } given[] = {{"input", input}, {"key", key}, {"value", value}};
     for (int i = 0; i < 3; i++) {
-        TRY(mth__need_float(given[i].v, given[i].port));
-        TRY(mth__need_rank(given[i].v, given[i].port, 3, 3));
+        TRY(mth__need_float(given[i].value, given[i].port));
+        TRY(mth__need_rank(given[i].value, given[i].port, 3, 3));
     }
     int64_t width = input->shape.dim[2];
-    TRY(read_heads(e, width, &h));
+    TRY(read_heads(expansion, width, &attention));
     TRY(mth__error_tensor(need_batch(input, key, "key", 1), mth__port_text("input", input)));
     TRY(mth__error_tensor(need_batch(key, value, "value", 2), mth__port_text("key", key)));
     if (mask) {
@@ -94,31 +95,31 @@ static mth_status attention_expand(mth__expansion *e) {
                     mth__port_text("mask", mask)),
                 mth__port_text("key", key));
         TRY(mth__error_tensor(need_batch(key, mask, "mask", 2), mth__port_text("key", key)));
-        if (mask->dtype != MTH_BOOL) TRY(mth__build1(&e->builder, "mask", NULL, mask, &mask));
+        if (mask->dtype != MTH_BOOL) TRY(mth__build1(&expansion->builder, "mask", NULL, mask, &mask));
     }
     mth__value *in[4], *out[3]; /* out: o, most, sum */
-    TRY(project(e, "query.", input, &h, true, &in[0]));
-    TRY(project(e, "key.", key, &h, false, &in[1]));
-    TRY(project(e, "value.", value, &h, false, &in[2]));
-    TRY(rotate(e, &in[0]));
-    TRY(rotate(e, &in[1]));
+    TRY(project(expansion, "query.", input, &attention, true, &in[0]));
+    TRY(project(expansion, "key.", key, &attention, false, &in[1]));
+    TRY(project(expansion, "value.", value, &attention, false, &in[2]));
+    TRY(rotate(expansion, &in[0]));
+    TRY(rotate(expansion, &in[1]));
     in[3] = mask;
-    const mth_arg *scale = mth__module_option(e->module, "scale");
-    mth__attrs a = {.causal = mth__opt_bool(e, "causal"),
-        .scale = scale->kind == MTH_ARG_FLOAT ? scale->real : 1 / __builtin_sqrt((double)h.dim)};
-    TRY(mth__build(&e->builder, mth__op_find("attention"), &a, mask ? 4 : 3, in, out));
+    const mth_arg *scale = mth__module_option(expansion->module, "scale");
+    mth__attrs attrs = {.causal = mth__opt_bool(expansion, "causal"),
+        .scale = scale->kind == MTH_ARG_FLOAT ? scale->real : 1 / __builtin_sqrt((double)attention.dim)};
+    TRY(mth__build(&expansion->builder, mth__op_find("attention"), &attrs, mask ? 4 : 3, in, out));
     mth__value *joined;
-    TRY(mth__part_reshape(
-        &e->builder, out[0], (mth__shape){3, {input->shape.dim[0], input->shape.dim[1], h.heads * h.dim}}, &joined));
-    return mth__part_linear(e,
-        &(mth__linear_part){"output.", width, mth__opt_bool(e, "bias"), NULL, mth__opt_int(e, "tensor_axis", -1), -1,
-            (int32_t)(h.each * h.dim), 1},
-        joined, &e->out[0]);
+    TRY(mth__part_reshape(&expansion->builder, out[0],
+        (mth__shape){3, {input->shape.dim[0], input->shape.dim[1], attention.heads * attention.dim}}, &joined));
+    return mth__part_linear(expansion,
+        &(mth__linear_part){"output.", width, mth__opt_bool(expansion, "bias"), NULL,
+            mth__opt_int(expansion, "tensor_axis", -1), -1, (int32_t)(attention.each * attention.dim), 1},
+        joined, &expansion->out[0]);
 }
 
-static mth_status attention_check(const mth_module *m) {
-    int64_t count = mth__module_option(m, "num_heads")->integer;
-    const mth_arg *groups = mth__module_option(m, "num_kv_heads");
+static mth_status attention_check(const mth_module *module) {
+    int64_t count = mth__module_option(module, "num_heads")->integer;
+    const mth_arg *groups = mth__module_option(module, "num_kv_heads");
     if (groups->kind == MTH_ARG_INT && count % groups->integer)
         return FAIL(MTH_ERROR_VALUE,
             F("num_heads=%" PRId64 " is no multiple of num_kv_heads=%" PRId64, count, groups->integer),

@@ -4,11 +4,11 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- ports */
-void mth__ports_add(mth__arena *arena, mth__ports *ports, mth__port p) {
+void mth__ports_add(mth__arena *arena, mth__ports *ports, mth__port port) {
     if ((size_t)ports->n == ports->room)
         ports->at = mth__grow(arena, ports->at, (size_t)ports->n, &ports->room, sizeof *ports->at);
-    ports->at[ports->n] = p;
-    if ((size_t)mth__names_add(arena, &ports->names, p.name) == ports->first.n) PUSH(arena, ports->first, ports->n);
+    ports->at[ports->n] = port;
+    if ((size_t)mth__names_add(arena, &ports->names, port.name) == ports->first.n) PUSH(arena, ports->first, ports->n);
     ports->n++;
 }
 
@@ -17,12 +17,12 @@ mth__ports mth__ports_parse(mth__arena *arena, const char *text) {
     while (*text) {
         size_t n = strcspn(text, ",");
         char *name = mth__format(arena, "%.*s", (int)n, text);
-        mth__port p = {name, false, false};
+        mth__port port = {name, false, false};
         for (size_t end = n; end && strchr("?*", name[end - 1]); name[--end] = 0) {
-            p.optional |= name[end - 1] == '?';
-            p.repeats |= name[end - 1] == '*';
+            port.optional |= name[end - 1] == '?';
+            port.repeats |= name[end - 1] == '*';
         }
-        mth__ports_add(arena, &ports, p);
+        mth__ports_add(arena, &ports, port);
         text += n;
         text += strspn(text, ", ");
     }
@@ -51,18 +51,18 @@ mth_status mth__name_check(const char *name, const char *what) {
 const char *mth__snake_case(mth__arena *arena, const char *type) {
     if (!strcmp(type, "MoE")) return "moe";
     if (!strcmp(type, "RMSNorm")) return "rms_norm";
-    mth__text t = mth__text_new(arena);
-    for (const char *c = type; *c; c++) {
-        bool upper = *c >= 'A' && *c <= 'Z';
-        if (upper && c > type) mth__text_add(&t, "_");
-        mth__text_add(&t, "%c", upper ? *c - 'A' + 'a' : *c);
+    mth__text text = mth__text_new(arena);
+    for (const char *at = type; *at; at++) {
+        bool upper = *at >= 'A' && *at <= 'Z';
+        if (upper && at > type) mth__text_add(&text, "_");
+        mth__text_add(&text, "%c", upper ? *at - 'A' + 'a' : *at);
     }
-    return t.at;
+    return text.at;
 }
 
-const mth__block *mth__model_block(const mth_model *m, const char *name, size_t n) {
-    for (size_t i = 0; i < m->block.n; i++)
-        if (!strncmp(m->block.at[i]->name, name, n) && !m->block.at[i]->name[n]) return m->block.at[i];
+const mth__block *mth__model_block(const mth_model *model, const char *name, size_t n) {
+    for (size_t i = 0; i < model->block.n; i++)
+        if (!strncmp(model->block.at[i]->name, name, n) && !model->block.at[i]->name[n]) return model->block.at[i];
     return NULL;
 }
 
@@ -75,83 +75,83 @@ static const mth_wire *copy_wires(mth__arena *arena, const mth_wire *from, size_
 }
 
 /* Sets what each port is wired to; the ports and the wires are there. */
-static void wire_ports(mth__arena *arena, mth__block *b) {
-    int *next = NEW_ARRAY(arena, int, b->in.n + 1);
-    b->in_first = NEW_ARRAY(arena, int, b->in.n + 1);
-    b->in_name = NEW_ARRAY(arena, const char *, b->wires);
-    b->out_name = NEW_ARRAY(arena, const char *, b->out.n);
+static void wire_ports(mth__arena *arena, mth__block *block) {
+    int *next = NEW_ARRAY(arena, int, block->in.n + 1);
+    block->in_first = NEW_ARRAY(arena, int, block->in.n + 1);
+    block->in_name = NEW_ARRAY(arena, const char *, block->wires);
+    block->out_name = NEW_ARRAY(arena, const char *, block->out.n);
     for (int pass = 0; pass < 2; pass++) {
-        for (size_t i = 0; i < b->wires; i++) {
-            int in = mth__ports_find(&b->in, b->wire[i].port);
+        for (size_t i = 0; i < block->wires; i++) {
+            int in = mth__ports_find(&block->in, block->wire[i].port);
             if (in < 0)
-                b->out_name[mth__ports_find(&b->out, b->wire[i].port)] = b->wire[i].name;
+                block->out_name[mth__ports_find(&block->out, block->wire[i].port)] = block->wire[i].name;
             else if (pass)
-                b->in_name[b->in_first[in] + next[in]++] = b->wire[i].name;
+                block->in_name[block->in_first[in] + next[in]++] = block->wire[i].name;
             else
-                b->in_first[in + 1]++;
+                block->in_first[in + 1]++;
         }
-        for (int p = 0; !pass && p < b->in.n; p++) b->in_first[p + 1] += b->in_first[p];
+        for (int port = 0; !pass && port < block->in.n; port++) block->in_first[port + 1] += block->in_first[port];
     }
 }
 
-void mth__block_wire(mth__arena *arena, mth__block *b, const mth_wire *wire, size_t count) {
-    b->wire = copy_wires(arena, wire, count);
-    b->wires = count;
-    wire_ports(arena, b);
+void mth__block_wire(mth__arena *arena, mth__block *block, const mth_wire *wire, size_t count) {
+    block->wire = copy_wires(arena, wire, count);
+    block->wires = count;
+    wire_ports(arena, block);
 }
 
 /* ---------------------------------------------------------------- copies */
 static mth__ports copy_ports(mth__arena *arena, mth__ports from) {
     mth__ports to = {0};
     for (int i = 0; i < from.n; i++) {
-        mth__port p = from.at[i];
-        p.name = mth__copy_text(arena, p.name);
-        mth__ports_add(arena, &to, p);
+        mth__port port = from.at[i];
+        port.name = mth__copy_text(arena, port.name);
+        mth__ports_add(arena, &to, port);
     }
     return to;
 }
 
 mth_model *mth__model_new(mth__arena *arena) {
-    mth_model *m = NEW(arena, mth_model);
-    m->arena = arena;
-    m->resolved = NEW(arena, const mth__resolved *);
-    m->levels = 1;
-    return m;
+    mth_model *model = NEW(arena, mth_model);
+    model->arena = arena;
+    model->resolved = NEW(arena, const mth__resolved *);
+    model->levels = 1;
+    return model;
 }
 
 /* But for the submodel. Not part of the walk below: that one has a frame for each level of models. */
 __attribute__((noinline)) static mth__block *copy_block(mth__arena *arena, const mth__block *from) {
-    mth__block *b = NEW(arena, mth__block);
-    *b = (mth__block){.name = mth__copy_text(arena, from->name),
+    mth__block *block = NEW(arena, mth__block);
+    *block = (mth__block){.name = mth__copy_text(arena, from->name),
         .in = copy_ports(arena, from->in),
         .out = copy_ports(arena, from->out),
         .mode = from->mode,
         .line = mth__copy_line(arena, from->line)};
-    mth__block_wire(arena, b, from->wire, from->wires);
-    if (from->module) b->module = mth__module_copy_into(arena, from->module);
-    return b;
+    mth__block_wire(arena, block, from->wire, from->wires);
+    if (from->module) block->module = mth__module_copy_into(arena, from->module);
+    return block;
 }
 
 mth_model *mth__model_copy_into(mth__arena *arena, const mth_model *from) {
-    mth_model *m = mth__model_new(arena);
+    mth_model *model = mth__model_new(arena);
     for (size_t i = 0; i < from->block.n; i++) {
-        mth__block *b = copy_block(arena, from->block.at[i]);
-        if (!b->module) b->model = mth__model_copy_into(arena, from->block.at[i]->model);
-        PUSH(arena, m->block, b);
+        mth__block *block = copy_block(arena, from->block.at[i]);
+        if (!block->module) block->model = mth__model_copy_into(arena, from->block.at[i]->model);
+        PUSH(arena, model->block, block);
     }
-    m->levels = from->levels;
+    model->levels = from->levels;
     for (size_t i = 0; i < from->join.n; i++) {
-        const mth__join *j = &from->join.at[i];
-        mth__join copy = {
-            mth__copy_text(arena, j->source), mth__copy_text(arena, j->destination), mth__copy_line(arena, j->line)};
-        PUSH(arena, m->join, copy);
+        const mth__join *join = &from->join.at[i];
+        mth__join copy = {mth__copy_text(arena, join->source), mth__copy_text(arena, join->destination),
+            mth__copy_line(arena, join->line)};
+        PUSH(arena, model->join, copy);
     }
     for (size_t i = 0; i < from->exposure.n; i++) {
         const mth__exposure *exposure = &from->exposure.at[i];
         mth__exposure copy = {mth__copy_text(arena, exposure->name), mth__copy_line(arena, exposure->line)};
-        PUSH(arena, m->exposure, copy);
+        PUSH(arena, model->exposure, copy);
     }
-    return m;
+    return model;
 }
 
 static mth_arg own_models(mth__arena *arena, mth_arg a, int *levels) {
@@ -166,29 +166,30 @@ static mth_arg own_models(mth__arena *arena, mth_arg a, int *levels) {
     return a;
 }
 
-static size_t option_count(const mth_module *m) {
+static size_t option_count(const mth_module *module) {
     size_t n = 0;
-    for (int k = 0; m->tables[k]; k++)
-        for (const mth__opt *o = m->tables[k]; o->name; o++) n++;
+    for (int k = 0; module->tables[k]; k++)
+        for (const mth__opt *option = module->tables[k]; option->name; option++) n++;
     return n;
 }
 
-void mth__module_own_models(mth_module *m) {
-    for (size_t i = 0, n = option_count(m); i < n; i++) m->values[i] = own_models(m->arena, m->values[i], &m->levels);
+void mth__module_own_models(mth_module *module) {
+    for (size_t i = 0, n = option_count(module); i < n; i++)
+        module->values[i] = own_models(module->arena, module->values[i], &module->levels);
 }
 
 const mth_module *mth__module_copy_into(mth__arena *arena, const mth_module *from) {
-    mth_module *m = NEW(arena, mth_module);
+    mth_module *module = NEW(arena, mth_module);
     size_t n = option_count(from);
-    *m = *from;
-    m->arena = arena;
-    m->values = NEW_ARRAY(arena, mth_arg, n);
-    for (size_t i = 0; i < n; i++) m->values[i] = mth__arg_copy(arena, from->values[i]);
-    mth__module_own_models(m);
-    m->inputs = mth__copy_text(arena, from->inputs);
-    m->outputs = mth__copy_text(arena, from->outputs);
-    m->ports = mth__copy_text(arena, from->ports);
-    return m;
+    *module = *from;
+    module->arena = arena;
+    module->values = NEW_ARRAY(arena, mth_arg, n);
+    for (size_t i = 0; i < n; i++) module->values[i] = mth__arg_copy(arena, from->values[i]);
+    mth__module_own_models(module);
+    module->inputs = mth__copy_text(arena, from->inputs);
+    module->outputs = mth__copy_text(arena, from->outputs);
+    module->ports = mth__copy_text(arena, from->ports);
+    return module;
 }
 
 /* No two modules of a process have one number. */

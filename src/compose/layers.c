@@ -4,11 +4,11 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- Linear */
-static mth_status linear_expand(mth__expansion *e) {
-    return mth__part_linear(e,
-        &(mth__linear_part){"", mth__opt_int(e, "dimension", 0), mth__opt_bool(e, "bias"),
-            mth__module_option(e->module, "weight_shard_spec"), -1, -1, 1, 1},
-        e->in[0], &e->out[0]);
+static mth_status linear_expand(mth__expansion *expansion) {
+    return mth__part_linear(expansion,
+        &(mth__linear_part){"", mth__opt_int(expansion, "dimension", 0), mth__opt_bool(expansion, "bias"),
+            mth__module_option(expansion->module, "weight_shard_spec"), -1, -1, 1, 1},
+        expansion->in[0], &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Linear = {
@@ -29,20 +29,22 @@ const mth__module_type mth__type_Linear = {
 };
 
 /* ---------------------------------------------------------------- Embedding */
-static mth_status embedding_expand(mth__expansion *e) {
-    TRY(mth__need_ids(e->in[0], "input"));
-    TRY(mth__need_rank(e->in[0], "input", 0, MTH__RANK - 1));
-    const mth_arg *spec = mth__module_option(e->module, "weight_shard_spec"),
-                  *axis = mth__module_option(e->module, "tensor_axis");
+static mth_status embedding_expand(mth__expansion *expansion) {
+    TRY(mth__need_ids(expansion->in[0], "input"));
+    TRY(mth__need_rank(expansion->in[0], "input", 0, MTH__RANK - 1));
+    const mth_arg *spec = mth__module_option(expansion->module, "weight_shard_spec"),
+                  *axis = mth__module_option(expansion->module, "tensor_axis");
     mth_arg items[] = {*axis, MTH_NONE}, split = mth_list(2, items);
-    int64_t width = mth__opt_int(e, "embedding_dim", 0);
+    int64_t width = mth__opt_int(expansion, "embedding_dim", 0);
     mth__value *weight;
     bool across;
-    TRY(mth__expansion_weight(e, "weight", (mth__shape){2, {mth__opt_int(e, "vocab_size", 0), width}}, MTH__INIT_NORMAL,
-        1 / __builtin_sqrt((double)width), axis->kind == MTH_ARG_INT ? &split : spec, NULL, &weight, &across));
+    TRY(mth__expansion_weight(expansion, "weight", (mth__shape){2, {mth__opt_int(expansion, "vocab_size", 0), width}},
+        MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width), axis->kind == MTH_ARG_INT ? &split : spec, NULL, &weight,
+        &across));
     if (across)
-        TRY(mth__build1(&e->builder, "transpose", &(mth__attrs){.rank = 2, .permutation = {1, 0}}, weight, &weight));
-    return mth__build2(&e->builder, "gather", NULL, weight, e->in[0], &e->out[0]);
+        TRY(mth__build1(
+            &expansion->builder, "transpose", &(mth__attrs){.rank = 2, .permutation = {1, 0}}, weight, &weight));
+    return mth__build2(&expansion->builder, "gather", NULL, weight, expansion->in[0], &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Embedding = {
@@ -66,53 +68,54 @@ const mth__module_type mth__type_Embedding = {
 };
 
 /* ---------------------------------------------------------------- PositionalEncoding */
-static mth_status rotary(mth__expansion *e, mth__value *x) {
+static mth_status rotary(mth__expansion *expansion, mth__value *x) {
     int rank = x->shape.rank;
-    int64_t width = x->shape.dim[rank - 1], head = mth__opt_int(e, "head_dim", width);
+    int64_t width = x->shape.dim[rank - 1], head = mth__opt_int(expansion, "head_dim", width);
     if (width % head || head % 2) {
-        mth_status s = FAIL(MTH_ERROR_VALUE,
+        mth_status status = FAIL(MTH_ERROR_VALUE,
             F("a width of %" PRId64 " has no whole heads of %" PRId64 " with pairs to rotate", width, head),
             F("give an even head_dim that divides %" PRId64, width));
-        return mth__error_tensor(s, mth__port_text("input", x));
+        return mth__error_tensor(status, mth__port_text("input", x));
     }
-    mth__attrs a = {
-        .dimension = rank - 2, .interleaved = mth__opt_bool(e, "interleaved"), .base = mth__opt_float(e, "base")};
-    if (head == width) return mth__build1(&e->builder, "rope", &a, x, &e->out[0]);
+    mth__attrs attrs = {.dimension = rank - 2,
+        .interleaved = mth__opt_bool(expansion, "interleaved"),
+        .base = mth__opt_float(expansion, "base")};
+    if (head == width) return mth__build1(&expansion->builder, "rope", &attrs, x, &expansion->out[0]);
     TRY(mth__need_rank(x, "input", 2, MTH__RANK - 1));
     mth__shape heads = x->shape;
     heads.dim[rank - 1] = width / head;
     heads.dim[heads.rank++] = head;
-    mth__value *v;
-    TRY(mth__part_reshape(&e->builder, x, heads, &v));
-    TRY(mth__build1(&e->builder, "rope", &a, v, &v));
-    return mth__part_reshape(&e->builder, v, x->shape, &e->out[0]);
+    mth__value *value;
+    TRY(mth__part_reshape(&expansion->builder, x, heads, &value));
+    TRY(mth__build1(&expansion->builder, "rope", &attrs, value, &value));
+    return mth__part_reshape(&expansion->builder, value, x->shape, &expansion->out[0]);
 }
 
-static mth_status positional_expand(mth__expansion *e) {
-    mth__value *x = e->in[0], *table;
+static mth_status positional_expand(mth__expansion *expansion) {
+    mth__value *x = expansion->in[0], *table;
     TRY(mth__need_float(x, "input"));
     TRY(mth__need_rank(x, "input", 2, MTH__RANK));
     int64_t length = x->shape.dim[x->shape.rank - 2], width = x->shape.dim[x->shape.rank - 1],
-            most = mth__opt_int(e, "max_len", 0);
+            most = mth__opt_int(expansion, "max_len", 0);
     if (length > most) {
-        mth_status s =
+        mth_status status =
             FAIL(MTH_ERROR_VALUE, F("a sequence of %" PRId64 " is longer than max_len=%" PRId64, length, most),
                 F("give shorter sequences, or max_len=%" PRId64, length));
-        return mth__error_tensor(s, mth__port_text("input", x));
+        return mth__error_tensor(status, mth__port_text("input", x));
     }
-    const char *kind = mth__opt_string(e, "kind");
-    if (!strcmp(kind, "rotary")) return rotary(e, x);
+    const char *kind = mth__opt_string(expansion, "kind");
+    if (!strcmp(kind, "rotary")) return rotary(expansion, x);
     if (!strcmp(kind, "learned")) {
         TRY(mth__expansion_parameter(
-            e, "weight", (mth__shape){2, {most, width}}, MTH__INIT_NORMAL, 0.02, NULL, NULL, &table));
-        TRY(mth__build1(&e->builder, "slice", &(mth__attrs){.stop = length}, table, &table));
+            expansion, "weight", (mth__shape){2, {most, width}}, MTH__INIT_NORMAL, 0.02, NULL, NULL, &table));
+        TRY(mth__build1(&expansion->builder, "slice", &(mth__attrs){.stop = length}, table, &table));
     } else {
-        TRY(mth__build(
-            &e->builder, mth__op_find("sinusoid"), &(mth__attrs){.length = length, .width = width}, 0, NULL, &table));
+        TRY(mth__build(&expansion->builder, mth__op_find("sinusoid"), &(mth__attrs){.length = length, .width = width},
+            0, NULL, &table));
         if (table->dtype != x->dtype)
-            TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.dtype = x->dtype}, table, &table));
+            TRY(mth__build1(&expansion->builder, "cast", &(mth__attrs){.dtype = x->dtype}, table, &table));
     }
-    return mth__build2(&e->builder, "add", NULL, x, table, &e->out[0]);
+    return mth__build2(&expansion->builder, "add", NULL, x, table, &expansion->out[0]);
 }
 
 const mth__module_type mth__type_PositionalEncoding = {
@@ -139,41 +142,44 @@ const mth__module_type mth__type_PositionalEncoding = {
 };
 
 /* ---------------------------------------------------------------- norms */
-static mth_status norm_width(mth__expansion *e, int64_t *width) {
-    TRY(mth__need_float(e->in[0], "input"));
-    TRY(mth__need_rank(e->in[0], "input", 1, MTH__RANK));
-    *width = e->in[0]->shape.dim[e->in[0]->shape.rank - 1];
+static mth_status norm_width(mth__expansion *expansion, int64_t *width) {
+    TRY(mth__need_float(expansion->in[0], "input"));
+    TRY(mth__need_rank(expansion->in[0], "input", 1, MTH__RANK));
+    *width = expansion->in[0]->shape.dim[expansion->in[0]->shape.rank - 1];
     return NULL;
 }
 
-static mth_status layer_norm_expand(mth__expansion *e) {
+static mth_status layer_norm_expand(mth__expansion *expansion) {
     int64_t d;
-    TRY(norm_width(e, &d));
+    TRY(norm_width(expansion, &d));
     mth__value *weight, *bias, *out[3];
-    TRY(mth__expansion_parameter(e, "weight", (mth__shape){1, {d}}, MTH__INIT_ONE, 0, NULL, NULL, &weight));
-    if (mth__opt_bool(e, "bias"))
-        TRY(mth__expansion_parameter(e, "bias", (mth__shape){1, {d}}, MTH__INIT_ZERO, 0, NULL, NULL, &bias));
+    TRY(mth__expansion_parameter(expansion, "weight", (mth__shape){1, {d}}, MTH__INIT_ONE, 0, NULL, NULL, &weight));
+    if (mth__opt_bool(expansion, "bias"))
+        TRY(mth__expansion_parameter(expansion, "bias", (mth__shape){1, {d}}, MTH__INIT_ZERO, 0, NULL, NULL, &bias));
     else
-        TRY(mth__part_scale(&e->builder, weight, 0, &bias)); /* the row has a bias: zeros, wherever the weight is */
-    TRY(mth__build(&e->builder, mth__op_find("layer_norm"), &(mth__attrs){.epsilon = mth__opt_float(e, "epsilon")}, 3,
-        (mth__value *[]){e->in[0], weight, bias}, out));
-    e->out[0] = out[0];
+        TRY(mth__part_scale(
+            &expansion->builder, weight, 0, &bias)); /* the row has a bias: zeros, wherever the weight is */
+    TRY(mth__build(&expansion->builder, mth__op_find("layer_norm"),
+        &(mth__attrs){.epsilon = mth__opt_float(expansion, "epsilon")}, 3,
+        (mth__value *[]){expansion->in[0], weight, bias}, out));
+    expansion->out[0] = out[0];
     return NULL;
 }
 
-static mth_status rms_norm_expand(mth__expansion *e) {
+static mth_status rms_norm_expand(mth__expansion *expansion) {
     int64_t d;
-    TRY(norm_width(e, &d));
+    TRY(norm_width(expansion, &d));
     mth__value *weight, *out[2];
-    TRY(mth__expansion_parameter(e, "weight", (mth__shape){1, {d}}, MTH__INIT_ONE, 0, NULL, NULL, &weight));
-    TRY(mth__build(&e->builder, mth__op_find("rms_norm"), &(mth__attrs){.epsilon = mth__opt_float(e, "epsilon")}, 2,
-        (mth__value *[]){e->in[0], weight}, out));
-    e->out[0] = out[0];
+    TRY(mth__expansion_parameter(expansion, "weight", (mth__shape){1, {d}}, MTH__INIT_ONE, 0, NULL, NULL, &weight));
+    TRY(mth__build(&expansion->builder, mth__op_find("rms_norm"),
+        &(mth__attrs){.epsilon = mth__opt_float(expansion, "epsilon")}, 2, (mth__value *[]){expansion->in[0], weight},
+        out));
+    expansion->out[0] = out[0];
     return NULL;
 }
 
-static mth_status check_epsilon(const mth_module *m) {
-    double epsilon = mth__module_option(m, "epsilon")->real;
+static mth_status check_epsilon(const mth_module *module) {
+    double epsilon = mth__module_option(module, "epsilon")->real;
     if (epsilon >= 0) return NULL;
     return FAIL(
         MTH_ERROR_VALUE, F("epsilon=%g is negative", epsilon), F("give epsilon a value of 0 or more, such as 1e-5"));
@@ -209,19 +215,19 @@ const mth__module_type mth__type_RMSNorm = {
 };
 
 /* ---------------------------------------------------------------- Dropout */
-static mth_status dropout_expand(mth__expansion *e) {
-    TRY(mth__need_float(e->in[0], "input"));
-    double rate = mth__opt_float(e, "rate");
-    if (rate == 0) return mth__build1(&e->builder, "copy", NULL, e->in[0], &e->out[0]);
+static mth_status dropout_expand(mth__expansion *expansion) {
+    TRY(mth__need_float(expansion->in[0], "input"));
+    double rate = mth__opt_float(expansion, "rate");
+    if (rate == 0) return mth__build1(&expansion->builder, "copy", NULL, expansion->in[0], &expansion->out[0]);
     /* FNV-1a: two Dropouts of a model draw apart */
-    uint64_t key = 1469598103934665603u ^ (uint64_t)mth__opt_int(e, "seed", 0);
-    for (const char *c = e->builder.label.module; *c; c++) key = (key ^ (unsigned char)*c) * 1099511628211u;
-    return mth__build1(
-        &e->builder, "dropout", &(mth__attrs){.key = (int64_t)(key >> 1), .probability = rate}, e->in[0], &e->out[0]);
+    uint64_t key = 1469598103934665603u ^ (uint64_t)mth__opt_int(expansion, "seed", 0);
+    for (const char *at = expansion->builder.label.module; *at; at++) key = (key ^ (unsigned char)*at) * 1099511628211u;
+    return mth__build1(&expansion->builder, "dropout", &(mth__attrs){.key = (int64_t)(key >> 1), .probability = rate},
+        expansion->in[0], &expansion->out[0]);
 }
 
-static mth_status check_rate(const mth_module *m) {
-    double rate = mth__module_option(m, "rate")->real;
+static mth_status check_rate(const mth_module *module) {
+    double rate = mth__module_option(module, "rate")->real;
     if (rate >= 0 && rate < 1) return NULL;
     return FAIL(MTH_ERROR_VALUE, F("rate=%g is no share of the elements", rate),
         F("give rate a value of 0 or more and below 1"));
@@ -244,24 +250,25 @@ const mth__module_type mth__type_Dropout = {
 };
 
 /* ---------------------------------------------------------------- FeedForward */
-static mth_status feed_forward_expand(mth__expansion *e) {
-    mth__value *x = e->in[0], *up, *gate;
+static mth_status feed_forward_expand(mth__expansion *expansion) {
+    mth__value *x = expansion->in[0], *up, *gate;
     TRY(mth__need_float(x, "input"));
     TRY(mth__need_rank(x, "input", 1, MTH__RANK));
-    int64_t axis = mth__opt_int(e, "tensor_axis", -1), hidden = mth__opt_int(e, "hidden_dim", 0),
+    int64_t axis = mth__opt_int(expansion, "tensor_axis", -1), hidden = mth__opt_int(expansion, "hidden_dim", 0),
             width = x->shape.dim[x->shape.rank - 1];
-    bool bias = mth__opt_bool(e, "bias");
-    const char *activation = mth__opt_string(e, "activation");
-    if (mth__opt_bool(e, "gated")) {
-        TRY(mth__part_linear(e, &(mth__linear_part){"gate.", hidden, bias, NULL, -1, axis, 1, 1}, x, &gate));
-        TRY(mth__build1(&e->builder, activation, NULL, gate, &gate));
-        TRY(mth__part_linear(e, &(mth__linear_part){"up.", hidden, bias, NULL, -1, axis, 1, 1}, x, &up));
-        TRY(mth__build2(&e->builder, "mul", NULL, gate, up, &up));
+    bool bias = mth__opt_bool(expansion, "bias");
+    const char *activation = mth__opt_string(expansion, "activation");
+    if (mth__opt_bool(expansion, "gated")) {
+        TRY(mth__part_linear(expansion, &(mth__linear_part){"gate.", hidden, bias, NULL, -1, axis, 1, 1}, x, &gate));
+        TRY(mth__build1(&expansion->builder, activation, NULL, gate, &gate));
+        TRY(mth__part_linear(expansion, &(mth__linear_part){"up.", hidden, bias, NULL, -1, axis, 1, 1}, x, &up));
+        TRY(mth__build2(&expansion->builder, "mul", NULL, gate, up, &up));
     } else {
-        TRY(mth__part_linear(e, &(mth__linear_part){"up.", hidden, bias, NULL, -1, axis, 1, 1}, x, &up));
-        TRY(mth__build1(&e->builder, activation, NULL, up, &up));
+        TRY(mth__part_linear(expansion, &(mth__linear_part){"up.", hidden, bias, NULL, -1, axis, 1, 1}, x, &up));
+        TRY(mth__build1(&expansion->builder, activation, NULL, up, &up));
     }
-    return mth__part_linear(e, &(mth__linear_part){"down.", width, bias, NULL, axis, -1, 1, 1}, up, &e->out[0]);
+    return mth__part_linear(
+        expansion, &(mth__linear_part){"down.", width, bias, NULL, axis, -1, 1, 1}, up, &expansion->out[0]);
 }
 
 const mth__module_type mth__type_FeedForward = {

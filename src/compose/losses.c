@@ -6,21 +6,22 @@
 #define REDUCTION                                                                                                      \
     {"reduction", MTH__OPT_CHOICE, "'mean'", "what becomes of the losses of the elements", "mean|sum|none"}
 
-static mth_status reduce(mth__expansion *e, mth__value *loss, mth__value **out) {
-    const char *how = mth__opt_string(e, "reduction");
+static mth_status reduce(mth__expansion *expansion, mth__value *loss, mth__value **out) {
+    const char *how = mth__opt_string(expansion, "reduction");
     if (!strcmp(how, "none")) return *out = loss, NULL;
     unsigned all = (1u << loss->shape.rank) - 1;
-    return mth__part_reduce(&e->builder, !strcmp(how, "mean") ? "mean" : "reduce_sum", loss, all, false, out);
+    return mth__part_reduce(&expansion->builder, !strcmp(how, "mean") ? "mean" : "reduce_sum", loss, all, false, out);
 }
 
 static mth_status shapes_differ(const mth__value *input, const mth__value *target, const char *what, const char *fix) {
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("%s", what), F("%s", fix));
-    return mth__error_tensor(mth__error_tensor(s, mth__port_text("input", input)), mth__port_text("target", target));
+    mth_status status = FAIL(MTH_ERROR_VALUE, F("%s", what), F("%s", fix));
+    return mth__error_tensor(
+        mth__error_tensor(status, mth__port_text("input", input)), mth__port_text("target", target));
 }
 
-static mth_status cross_entropy_expand(mth__expansion *e) {
-    mth__builder *b = &e->builder;
-    mth__value *x = e->in[0], *labels = e->in[1], *v, *picked;
+static mth_status cross_entropy_expand(mth__expansion *expansion) {
+    mth__builder *builder = &expansion->builder;
+    mth__value *x = expansion->in[0], *labels = expansion->in[1], *value, *picked;
     TRY(mth__need_float(x, "input"));
     TRY(mth__need_rank(x, "input", 1, MTH__RANK));
     TRY(mth__need_ids(labels, "target"));
@@ -31,15 +32,15 @@ static mth_status cross_entropy_expand(mth__expansion *e) {
     if (!mth__shape_equal(lead, labels->shape))
         return shapes_differ(x, labels, "the targets do not fit the logits",
             "give one class for each row of logits: the shape of input without its last dimension");
-    TRY(mth__build1(b, "reduce_max", &(mth__attrs){.dimensions = 1 << last, .keep = 1}, x, &v));
-    TRY(mth__build1(b, "stop", NULL, v, &v)); /* it cancels: no gradient flows through it */
-    TRY(mth__build2(b, "sub", NULL, x, v, &x));
-    TRY(mth__build1(b, "exp", NULL, x, &v));
-    TRY(mth__build1(b, "reduce_sum", &(mth__attrs){.dimensions = 1 << last}, v, &v));
-    TRY(mth__build1(b, "log", NULL, v, &v));
-    TRY(mth__build2(b, "pick", NULL, x, labels, &picked));
-    TRY(mth__build2(b, "sub", NULL, v, picked, &v));
-    return reduce(e, v, &e->out[0]);
+    TRY(mth__build1(builder, "reduce_max", &(mth__attrs){.dimensions = 1 << last, .keep = 1}, x, &value));
+    TRY(mth__build1(builder, "stop", NULL, value, &value)); /* it cancels: no gradient flows through it */
+    TRY(mth__build2(builder, "sub", NULL, x, value, &x));
+    TRY(mth__build1(builder, "exp", NULL, x, &value));
+    TRY(mth__build1(builder, "reduce_sum", &(mth__attrs){.dimensions = 1 << last}, value, &value));
+    TRY(mth__build1(builder, "log", NULL, value, &value));
+    TRY(mth__build2(builder, "pick", NULL, x, labels, &picked));
+    TRY(mth__build2(builder, "sub", NULL, value, picked, &value));
+    return reduce(expansion, value, &expansion->out[0]);
 }
 
 const mth__module_type mth__type_CrossEntropy = {
@@ -55,14 +56,15 @@ const mth__module_type mth__type_CrossEntropy = {
     .expand = cross_entropy_expand,
 };
 
-static mth_status squared_error_expand(mth__expansion *e) {
-    mth__value *v;
-    for (int i = 0; i < 2; i++) TRY(mth__need_float(e->in[i], i ? "target" : "input"));
-    if (!mth__shape_equal(e->in[0]->shape, e->in[1]->shape))
-        return shapes_differ(e->in[0], e->in[1], "input and target have different shapes", "give both the same shape");
-    TRY(mth__build2(&e->builder, "sub", NULL, e->in[0], e->in[1], &v));
-    TRY(mth__build1(&e->builder, "square", NULL, v, &v));
-    return reduce(e, v, &e->out[0]);
+static mth_status squared_error_expand(mth__expansion *expansion) {
+    mth__value *value;
+    for (int i = 0; i < 2; i++) TRY(mth__need_float(expansion->in[i], i ? "target" : "input"));
+    if (!mth__shape_equal(expansion->in[0]->shape, expansion->in[1]->shape))
+        return shapes_differ(
+            expansion->in[0], expansion->in[1], "input and target have different shapes", "give both the same shape");
+    TRY(mth__build2(&expansion->builder, "sub", NULL, expansion->in[0], expansion->in[1], &value));
+    TRY(mth__build1(&expansion->builder, "square", NULL, value, &value));
+    return reduce(expansion, value, &expansion->out[0]);
 }
 
 const mth__module_type mth__type_SquaredError = {

@@ -163,7 +163,7 @@ int mth__pipeline_port(const mth_module *, mth__arena *scratch, int stage, int o
 mth__names mth__pipeline_marked(const mth_module *, mth__arena *scratch, bool *const *marks);
 mth_status mth__pipeline_place(const mth_module *, mth__mesh *, size_t stage, const mth__placement **on);
 
-/* expand.c: a stage of the Pipeline that `e` expands; in and out by the stage's inputs and outputs. */
-mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *,
+/* expand.c: a stage of the Pipeline that the expansion is of; in and out by the stage's inputs and outputs. */
+mth_status mth__expand_stage(mth__expansion *expansion, const mth_model *stage, const char *name, const mth__site *,
     mth__value *const *in, mth__value **out);
 #endif

@@ -19,7 +19,7 @@ const mth__module_type *const mth__module_types[] = {MTH__TYPES(X) NULL};
 enum { TYPES = sizeof mth__module_types / sizeof *mth__module_types - 1 };
 
 static const mth__opt no_options[] = {{0}};
-static const mth__opt *own_options(const mth__module_type *t) { return t->options ? t->options : no_options; }
+static const mth__opt *own_options(const mth__module_type *type) { return type->options ? type->options : no_options; }
 
 const mth__module_type *mth__module_type_find(const char *name) {
     for (size_t i = 0; i < TYPES; i++)
@@ -37,42 +37,43 @@ static const char *ports_text(mth__arena *arena, const char *inputs, const char 
 }
 
 /* ---------------------------------------------------------------- making */
-static mth_status unknown_parameter(mth__arena *arena, const mth__module_type *t, const char *suffix) {
-    mth__ports known = mth__parameter_names(arena, t);
+static mth_status unknown_parameter(mth__arena *arena, const mth__module_type *type, const char *suffix) {
+    mth__ports known = mth__parameter_names(arena, type);
     const char **names = NEW_ARRAY(arena, const char *, known.n);
     for (int i = 0; i < known.n; i++) names[i] = known.at[i].name;
     const char *near = mth__nearest(suffix, names, (size_t)known.n);
     if (near)
-        return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name),
+        return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, type->name),
             F("did you mean '%s'?", near));
-    return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name),
-        F("its parameters are: %s", *t->parameters ? t->parameters : "none"));
+    return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, type->name),
+        F("its parameters are: %s", *type->parameters ? type->parameters : "none"));
 }
 
-static mth_status check_common(const mth_module *m) {
-    const mth_arg *name = mth__module_option(m, "name"), *specs = mth__module_option(m, "shard_specs"),
-                  *id = mth__module_option(m, "device_id");
+static mth_status check_common(const mth_module *module) {
+    const mth_arg *name = mth__module_option(module, "name"), *specs = mth__module_option(module, "shard_specs"),
+                  *id = mth__module_option(module, "device_id");
     if (name->kind == MTH_ARG_STRING) TRY(mth__name_check(name->string, "the name"));
-    mth__ports known = mth__parameter_names(m->arena, m->type);
+    mth__ports known = mth__parameter_names(module->arena, module->type);
     for (size_t i = 0; specs && i < specs->count; i++)
-        if (mth__ports_find(&known, specs->keys[i]) < 0) return unknown_parameter(m->arena, m->type, specs->keys[i]);
-    const mth_arg *shared = mth__module_option(m, "weight"), *axis = mth__module_option(m, "tensor_axis");
-    const mth_arg *weight = mth__module_option(m, "weight_shard_spec");
+        if (mth__ports_find(&known, specs->keys[i]) < 0)
+            return unknown_parameter(module->arena, module->type, specs->keys[i]);
+    const mth_arg *shared = mth__module_option(module, "weight"), *axis = mth__module_option(module, "tensor_axis");
+    const mth_arg *weight = mth__module_option(module, "weight_shard_spec");
     const bool split = (weight && weight->kind != MTH_ARG_NONE) || (axis && axis->kind != MTH_ARG_NONE);
     if (shared && shared->kind == MTH_ARG_STRING && split)
         return FAIL(MTH_ERROR_VALUE,
             F("%s says how the weight is split, and that is '%s', of another module",
                 weight && weight->kind != MTH_ARG_NONE ? "weight_shard_spec" : "tensor_axis", shared->string),
             F("leave it out: a shared weight is split as the module says whose it is"));
-    const int rank = weight ? mth__parameter_rank(m->type, "weight") : 0;
+    const int rank = weight ? mth__parameter_rank(module->type, "weight") : 0;
     if (rank) TRY(mth__spec_rank(*weight, rank, "weight"));
     for (size_t i = 0; specs && i < specs->count; i++)
-        TRY(mth__spec_rank(specs->items[i], mth__parameter_rank(m->type, specs->keys[i]), specs->keys[i]));
+        TRY(mth__spec_rank(specs->items[i], mth__parameter_rank(module->type, specs->keys[i]), specs->keys[i]));
     for (size_t i = 0; weight && weight->kind != MTH_ARG_NONE && i < specs->count; i++)
         if (!strcmp(specs->keys[i], "weight"))
             return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and shard_specs both say how the weight is split"),
                 F("give one of the two"));
-    const char *sharded = mth__module_sharded(m);
+    const char *sharded = mth__module_sharded(module);
     if (id->kind == MTH_ARG_INT && sharded)
         return FAIL(MTH_ERROR_VALUE,
             F("device_id=%lld puts all of it on one device, and %s splits it over several", (long long)id->integer,
@@ -89,39 +90,39 @@ typedef struct {
 } creation;
 
 static mth_status create(void *context) {
-    const creation *c = context;
+    const creation *created = context;
     mth__arena *arena = mth__arena_new();
-    const mth__module_type *type = mth__module_type_find(c->type);
+    const mth__module_type *type = mth__module_type_find(created->type);
     if (!type) {
         const char *names[TYPES];
         for (size_t i = 0; i < TYPES; i++) names[i] = mth__module_types[i]->name;
-        const char *near = mth__nearest(c->type, names, TYPES);
-        return FAIL(MTH_ERROR_VALUE, F("there is no module '%s'", c->type),
+        const char *near = mth__nearest(created->type, names, TYPES);
+        return FAIL(MTH_ERROR_VALUE, F("there is no module '%s'", created->type),
             near ? F("did you mean '%s'?", near) : F("mth_module_type_name lists them: Linear, Relu, ..."));
     }
-    mth_module *m = NEW(arena, mth_module);
-    *m = (mth_module){.arena = arena,
+    mth_module *module = NEW(arena, mth_module);
+    *module = (mth_module){.arena = arena,
         .type = type,
         .tables = {own_options(type), common_options, NULL},
         .object = mth__next_object()};
-    TRY(mth__options_read(arena, type->name, m->tables, c->option, c->count, &m->values));
-    mth__module_own_models(m);
-    TRY(mth__error_operator(check_common(m), type->name));
-    if (type->check) TRY(mth__error_operator(type->check(m), type->name));
-    m->inputs = type->inputs;
-    m->outputs = type->outputs;
-    if (type->ports) type->ports(m, arena, &m->inputs, &m->outputs);
-    m->ports = ports_text(arena, m->inputs, m->outputs);
+    TRY(mth__options_read(arena, type->name, module->tables, created->option, created->count, &module->values));
+    mth__module_own_models(module);
+    TRY(mth__error_operator(check_common(module), type->name));
+    if (type->check) TRY(mth__error_operator(type->check(module), type->name));
+    module->inputs = type->inputs;
+    module->outputs = type->outputs;
+    if (type->ports) type->ports(module, arena, &module->inputs, &module->outputs);
+    module->ports = ports_text(arena, module->inputs, module->outputs);
     mth__arena_keep(arena);
-    *c->out = m;
+    *created->out = module;
     return NULL;
 }
 
 mth_status mth_module_create(const char *type, const mth_option *option, size_t count, mth_module **out) {
     TRY(mth__given(type, "the type of the module"));
     TRY(mth__result_given(out));
-    creation c = {type, option, count, out};
-    return mth__guard(create, &c);
+    creation created = {type, option, count, out};
+    return mth__guard(create, &created);
 }
 
 typedef struct {
@@ -130,12 +131,12 @@ typedef struct {
 } module_copying;
 
 static mth_status copy(void *context) {
-    const module_copying *c = context;
+    const module_copying *copied = context;
     mth__arena *arena = mth__arena_new();
-    mth_module *m = (mth_module *)mth__module_copy_into(arena, c->from);
-    m->object = mth__next_object();
+    mth_module *module = (mth_module *)mth__module_copy_into(arena, copied->from);
+    module->object = mth__next_object();
     mth__arena_keep(arena);
-    *c->out = m;
+    *copied->out = module;
     return NULL;
 }
 
@@ -145,12 +146,14 @@ mth_status mth_module_copy(const mth_module *from, mth_module **out) {
     return mth__guard(copy, &(module_copying){from, out});
 }
 
-void mth_module_free(mth_module *m) {
-    if (m) mth__arena_free(m->arena);
+void mth_module_free(mth_module *module) {
+    if (module) mth__arena_free(module->arena);
 }
 
-const char *mth_module_get_warning(const mth_module *m) { return m && m->type->warning ? m->type->warning(m) : NULL; }
-const char *mth_module_get_ports(const mth_module *m) { return m ? m->ports : NULL; }
+const char *mth_module_get_warning(const mth_module *module) {
+    return module && module->type->warning ? module->type->warning(module) : NULL;
+}
+const char *mth_module_get_ports(const mth_module *module) { return module ? module->ports : NULL; }
 
 /* ---------------------------------------------------------------- documentation */
 /* Made at the first call, lent for ever. */
@@ -159,24 +162,24 @@ typedef struct {
 } type_texts;
 static type_texts texts[TYPES];
 
-static void write_signature(mth__text *t, const void *type) {
+static void write_signature(mth__text *text, const void *type) {
     const mth__opt *const tables[] = {own_options(type), common_options, NULL};
-    mth__text_add(t, "%s", mth__options_signature(t->arena, tables));
+    mth__text_add(text, "%s", mth__options_signature(text->arena, tables));
 }
 
-static void write_ports(mth__text *t, const void *type) {
-    const mth__module_type *m = type;
-    mth__text_add(t, "%s", ports_text(t->arena, m->inputs, m->outputs));
+static void write_ports(mth__text *text, const void *type) {
+    const mth__module_type *described = type;
+    mth__text_add(text, "%s", ports_text(text->arena, described->inputs, described->outputs));
 }
 
-static void write_doc(mth__text *t, const void *type) {
-    const mth__module_type *m = type;
-    mth__text_add(t, "%s\n\nPorts: ", m->doc);
-    write_ports(t, type);
-    mth__text_add(t, "\n");
-    if (*m->parameters) mth__text_add(t, "Parameters: %s\n", m->parameters);
-    mth__text_add(t, "Options:\n");
-    mth__options_doc(t, (const mth__opt *const[]){own_options(type), common_options, NULL}, "    ");
+static void write_doc(mth__text *text, const void *type) {
+    const mth__module_type *described = type;
+    mth__text_add(text, "%s\n\nPorts: ", described->doc);
+    write_ports(text, type);
+    mth__text_add(text, "\n");
+    if (*described->parameters) mth__text_add(text, "Parameters: %s\n", described->parameters);
+    mth__text_add(text, "Options:\n");
+    mth__options_doc(text, (const mth__opt *const[]){own_options(type), common_options, NULL}, "    ");
 }
 
 static size_t type_index(const char *type) { /* TYPES: there is none */

@@ -5,137 +5,143 @@
 #include <string.h>
 
 /* The split of the experts' dimension. */
-static mth_status expert_split(mth__expansion *e, int rank, mth__sharding *split) {
-    const mth_arg *spec = mth__module_option(e->module, "weight_shard_spec"),
-                  *distribution = mth__module_option(e->module, "expert_distribution");
-    *split = (mth__sharding){.on = e->mesh};
-    mth__split *d = &split->dim[0];
+static mth_status expert_split(mth__expansion *expansion, int rank, mth__sharding *split) {
+    const mth_arg *spec = mth__module_option(expansion->module, "weight_shard_spec"),
+                  *distribution = mth__module_option(expansion->module, "expert_distribution");
+    *split = (mth__sharding){.on = expansion->mesh};
+    mth__split *first_dim = &split->dim[0];
     if (spec->kind == MTH_ARG_LIST) {
         mth_arg first[MTH__RANK] = {spec->items[0]};
-        return mth__spec_read(mth_list((size_t)rank, first), e->mesh, rank, "the experts", split);
+        return mth__spec_read(mth_list((size_t)rank, first), expansion->mesh, rank, "the experts", split);
     }
     if (distribution->kind == MTH_ARG_NONE) return split->on = NULL, NULL;
     if (!strcmp(distribution->string, "round_robin")) {
-        for (int a = 0; a < e->mesh->naxes && !d->naxes; a++)
-            if (e->mesh->dim[a] > 1) *d = (mth__split){.naxes = 1, .axis = {(int8_t)a}, .cyclic = true};
+        for (int axis = 0; axis < expansion->mesh->naxes && !first_dim->naxes; axis++)
+            if (expansion->mesh->dim[axis] > 1)
+                *first_dim = (mth__split){.naxes = 1, .axis = {(int8_t)axis}, .cyclic = true};
     } else {
-        for (int a = 0; a < e->mesh->naxes; a++) d->axis[d->naxes++] = (int8_t)a;
+        for (int axis = 0; axis < expansion->mesh->naxes; axis++) first_dim->axis[first_dim->naxes++] = (int8_t)axis;
     }
     return NULL;
 }
 
 static mth_status expert_parameter(
-    mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale, mth__value **out) {
+    mth__expansion *expansion, const char *suffix, mth__shape shape, int init, double scale, mth__value **out) {
     mth__sharding split;
-    TRY(expert_split(e, shape.rank, &split));
-    return mth__expansion_parameter_as(e, suffix, shape, init, scale, &split, out);
+    TRY(expert_split(expansion, shape.rank, &split));
+    return mth__expansion_parameter_as(expansion, suffix, shape, init, scale, &split, out);
 }
 
 /* x[e, t, in] -> x weight + bias on the rows that are real */
 static mth_status expert_linear(
-    mth__expansion *e, const char *name, mth__value *x, mth__value *rows, int64_t width, mth__value **out) {
-    mth__arena *arena = e->builder.graph->arena;
+    mth__expansion *expansion, const char *name, mth__value *x, mth__value *rows, int64_t width, mth__value **out) {
+    mth__arena *arena = expansion->builder.graph->arena;
     int64_t experts = x->shape.dim[0], in = x->shape.dim[2];
     mth__value *weight, *bias;
-    TRY(expert_parameter(e, mth__format(arena, "experts.%s.weight", name), (mth__shape){3, {experts, in, width}},
-        MTH__INIT_NORMAL, 1 / sqrt((double)in), &weight));
-    TRY(mth__build3(&e->builder, "moe_matmul", NULL, x, weight, rows, out));
-    if (!mth__opt_bool(e, "bias")) return NULL;
-    TRY(expert_parameter(
-        e, mth__format(arena, "experts.%s.bias", name), (mth__shape){2, {experts, width}}, MTH__INIT_ZERO, 0, &bias));
-    return mth__build3(&e->builder, "moe_bias", NULL, *out, bias, rows, out);
+    TRY(expert_parameter(expansion, mth__format(arena, "experts.%s.weight", name),
+        (mth__shape){3, {experts, in, width}}, MTH__INIT_NORMAL, 1 / sqrt((double)in), &weight));
+    TRY(mth__build3(&expansion->builder, "moe_matmul", NULL, x, weight, rows, out));
+    if (!mth__opt_bool(expansion, "bias")) return NULL;
+    TRY(expert_parameter(expansion, mth__format(arena, "experts.%s.bias", name), (mth__shape){2, {experts, width}},
+        MTH__INIT_ZERO, 0, &bias));
+    return mth__build3(&expansion->builder, "moe_bias", NULL, *out, bias, rows, out);
 }
 
 /* Switch Transformer: E * sum over e of (share of the choices that fell on e) * (mean probability of e); 1 where they
  * are even. */
-static mth_status balance_loss(mth__expansion *e, mth__value *logits, mth__value *experts, mth__value **out) {
-    mth__builder *b = &e->builder;
+static mth_status balance_loss(mth__expansion *expansion, mth__value *logits, mth__value *experts, mth__value **out) {
+    mth__builder *builder = &expansion->builder;
     mth__value *share, *probability;
     int64_t count = logits->shape.dim[1];
-    TRY(mth__build1(b, "moe_count", &(mth__attrs){.experts = count}, experts, &share));
+    TRY(mth__build1(builder, "moe_count", &(mth__attrs){.experts = count}, experts, &share));
     if (share->dtype != logits->dtype)
-        TRY(mth__build1(b, "cast", &(mth__attrs){.dtype = logits->dtype}, share, &share));
+        TRY(mth__build1(builder, "cast", &(mth__attrs){.dtype = logits->dtype}, share, &share));
     TRY(mth__part_scale(
-        b, share, (double)count / ((double)experts->shape.dim[0] * (double)experts->shape.dim[1]), &share));
-    TRY(mth__build1(b, "softmax", &(mth__attrs){.dimension = 1}, logits, &probability));
-    TRY(mth__part_reduce(b, "mean", probability, 1, false, &probability));
-    TRY(mth__build2(b, "mul", NULL, share, probability, out));
-    return mth__part_reduce(b, "reduce_sum", *out, 1, false, out);
+        builder, share, (double)count / ((double)experts->shape.dim[0] * (double)experts->shape.dim[1]), &share));
+    TRY(mth__build1(builder, "softmax", &(mth__attrs){.dimension = 1}, logits, &probability));
+    TRY(mth__part_reduce(builder, "mean", probability, 1, false, &probability));
+    TRY(mth__build2(builder, "mul", NULL, share, probability, out));
+    return mth__part_reduce(builder, "reduce_sum", *out, 1, false, out);
 }
 
 /* Of the chosen experts the probability among all: softmax(logits)[t, experts[t, k]]. */
-static mth_status probability_of(mth__builder *b, mth__value *logits, mth__value *experts, mth__value **out) {
+static mth_status probability_of(mth__builder *builder, mth__value *logits, mth__value *experts, mth__value **out) {
     const int64_t tokens = logits->shape.dim[0], count = logits->shape.dim[1], k = experts->shape.dim[1];
-    mth__value *p;
-    TRY(mth__build1(b, "softmax", &(mth__attrs){.dimension = 1}, logits, &p));
-    TRY(mth__part_reshape(b, p, (mth__shape){3, {tokens, 1, count}}, &p));
-    if (k > 1) TRY(mth__build1(b, "broadcast_to", &(mth__attrs){.rank = 3, .shape = {tokens, k, count}}, p, &p));
-    return mth__build2(b, "pick", NULL, p, experts, out);
+    mth__value *value;
+    TRY(mth__build1(builder, "softmax", &(mth__attrs){.dimension = 1}, logits, &value));
+    TRY(mth__part_reshape(builder, value, (mth__shape){3, {tokens, 1, count}}, &value));
+    if (k > 1)
+        TRY(mth__build1(builder, "broadcast_to", &(mth__attrs){.rank = 3, .shape = {tokens, k, count}}, value, &value));
+    return mth__build2(builder, "pick", NULL, value, experts, out);
 }
 
-static mth_status moe_expand(mth__expansion *e) {
+static mth_status moe_expand(mth__expansion *expansion) {
     static const char *const activations[] = {"relu", "gelu", "gelu_tanh", "silu"};
-    mth__builder *b = &e->builder;
-    mth__value *x = e->in[0], *router, *logits, *routed[2], *capped[2], *rows, *up, *gate;
+    mth__builder *builder = &expansion->builder;
+    mth__value *x = expansion->in[0], *router, *logits, *routed[2], *capped[2], *rows, *up, *gate;
     TRY(mth__need_float(x, "input"));
     TRY(mth__need_rank(x, "input", 2, MTH__RANK));
     int rank = x->shape.rank;
     int64_t width = x->shape.dim[rank - 1], tokens = mth__shape_size(x->shape) / width,
-            count = mth__opt_int(e, "num_experts", 0), k = mth__opt_int(e, "top_k", 0);
+            count = mth__opt_int(expansion, "num_experts", 0), k = mth__opt_int(expansion, "top_k", 0);
     if (tokens > INT32_MAX)
         return mth__error_tensor(
             FAIL(MTH_ERROR_VALUE, F("%" PRId64 " tokens are more than rows can number (2^31 - 1)", tokens),
                 F("give smaller batches")),
             mth__port_text("input", x));
-    mth__value *t;
-    TRY(mth__part_reshape(b, x, (mth__shape){2, {tokens, width}}, &t));
-    TRY(mth__expansion_parameter(e, "router.weight", (mth__shape){2, {width, count}}, MTH__INIT_NORMAL,
+    mth__value *value;
+    TRY(mth__part_reshape(builder, x, (mth__shape){2, {tokens, width}}, &value));
+    TRY(mth__expansion_parameter(expansion, "router.weight", (mth__shape){2, {width, count}}, MTH__INIT_NORMAL,
         1 / sqrt((double)width), NULL, NULL, &router));
-    TRY(mth__build_contract(b, "td,de->te", t, router, &logits));
-    TRY(mth__build(b, mth__op_find("moe_route"), &(mth__attrs){.k = k}, 1, &logits, routed));
+    TRY(mth__build_contract(builder, "td,de->te", value, router, &logits));
+    TRY(mth__build(builder, mth__op_find("moe_route"), &(mth__attrs){.k = k}, 1, &logits, routed));
     mth__value *weights = routed[0], *experts = routed[1];
-    if (!strcmp(mth__opt_string(e, "router_softmax"), "before")) TRY(probability_of(b, logits, experts, &weights));
-    const mth_arg *factor = mth__module_option(e->module, "capacity_factor");
+    if (!strcmp(mth__opt_string(expansion, "router_softmax"), "before"))
+        TRY(probability_of(builder, logits, experts, &weights));
+    const mth_arg *factor = mth__module_option(expansion->module, "capacity_factor");
     int outputs = 1;
     if (factor->kind == MTH_ARG_FLOAT) {
         double capacity = ceil(factor->real * (double)tokens * (double)k / (double)count);
-        mth__attrs a = {.capacity = capacity > (double)tokens ? tokens : (int64_t)capacity, .experts = count};
-        TRY(mth__build(b, mth__op_find("moe_capacity"), &a, 1, &experts, capped));
+        mth__attrs attrs = {.capacity = capacity > (double)tokens ? tokens : (int64_t)capacity, .experts = count};
+        TRY(mth__build(builder, mth__op_find("moe_capacity"), &attrs, 1, &experts, capped));
         experts = capped[0];
-        e->out[outputs++] = capped[1];
+        expansion->out[outputs++] = capped[1];
     }
-    TRY(mth__build1(b, "moe_rows", &(mth__attrs){.experts = count}, experts, &rows));
-    TRY(mth__build2(b, "moe_dispatch", NULL, t, rows, &t));
-    int64_t hidden = mth__opt_int(e, "expert_dim", 0);
+    TRY(mth__build1(builder, "moe_rows", &(mth__attrs){.experts = count}, experts, &rows));
+    TRY(mth__build2(builder, "moe_dispatch", NULL, value, rows, &value));
+    int64_t hidden = mth__opt_int(expansion, "expert_dim", 0);
     mth__attrs act = {.activation = 0};
-    while (strcmp(activations[act.activation], mth__opt_string(e, "activation"))) act.activation++;
-    if (mth__opt_bool(e, "gated")) {
-        TRY(expert_linear(e, "gate", t, rows, hidden, &gate));
-        TRY(mth__build2(b, "moe_act", &act, gate, rows, &gate));
-        TRY(expert_linear(e, "up", t, rows, hidden, &up));
-        TRY(mth__build3(b, "moe_mul", NULL, gate, up, rows, &up));
+    while (strcmp(activations[act.activation], mth__opt_string(expansion, "activation"))) act.activation++;
+    if (mth__opt_bool(expansion, "gated")) {
+        TRY(expert_linear(expansion, "gate", value, rows, hidden, &gate));
+        TRY(mth__build2(builder, "moe_act", &act, gate, rows, &gate));
+        TRY(expert_linear(expansion, "up", value, rows, hidden, &up));
+        TRY(mth__build3(builder, "moe_mul", NULL, gate, up, rows, &up));
     } else {
-        TRY(expert_linear(e, "up", t, rows, hidden, &up));
-        TRY(mth__build2(b, "moe_act", &act, up, rows, &up));
+        TRY(expert_linear(expansion, "up", value, rows, hidden, &up));
+        TRY(mth__build2(builder, "moe_act", &act, up, rows, &up));
     }
-    TRY(expert_linear(e, "down", up, rows, width, &up));
-    TRY(mth__build(b, mth__op_find("moe_combine"), NULL, 4, (mth__value *[]){up, rows, weights, experts}, &t));
-    TRY(mth__part_reshape(b, t, x->shape, &e->out[0]));
-    if (mth__opt_bool(e, "load_balancing_loss")) TRY(balance_loss(e, logits, routed[1], &e->out[outputs++]));
+    TRY(expert_linear(expansion, "down", up, rows, width, &up));
+    TRY(mth__build(
+        builder, mth__op_find("moe_combine"), NULL, 4, (mth__value *[]){up, rows, weights, experts}, &value));
+    TRY(mth__part_reshape(builder, value, x->shape, &expansion->out[0]));
+    if (mth__opt_bool(expansion, "load_balancing_loss"))
+        TRY(balance_loss(expansion, logits, routed[1], &expansion->out[outputs++]));
     return NULL;
 }
 
-static void moe_ports(const mth_module *m, mth__arena *arena, const char **inputs, const char **outputs) {
+static void moe_ports(const mth_module *module, mth__arena *arena, const char **inputs, const char **outputs) {
     (void)inputs;
     *outputs = mth__format(arena, "output%s%s",
-        mth__module_option(m, "capacity_factor")->kind == MTH_ARG_NONE ? "" : ", dropped?",
-        mth__module_option(m, "load_balancing_loss")->integer ? ", load_balancing_loss?" : "");
+        mth__module_option(module, "capacity_factor")->kind == MTH_ARG_NONE ? "" : ", dropped?",
+        mth__module_option(module, "load_balancing_loss")->integer ? ", load_balancing_loss?" : "");
 }
 
-static mth_status moe_check(const mth_module *m) {
-    int64_t experts = mth__module_option(m, "num_experts")->integer, k = mth__module_option(m, "top_k")->integer;
-    const mth_arg *factor = mth__module_option(m, "capacity_factor"),
-                  *spec = mth__module_option(m, "weight_shard_spec");
+static mth_status moe_check(const mth_module *module) {
+    int64_t experts = mth__module_option(module, "num_experts")->integer,
+            k = mth__module_option(module, "top_k")->integer;
+    const mth_arg *factor = mth__module_option(module, "capacity_factor"),
+                  *spec = mth__module_option(module, "weight_shard_spec");
     if (k > experts)
         return FAIL(MTH_ERROR_VALUE, F("top_k=%" PRId64 " experts a token, and there are %" PRId64, k, experts),
             F("give a top_k from 1 to %" PRId64, experts));
@@ -145,7 +151,7 @@ static mth_status moe_check(const mth_module *m) {
         return FAIL(MTH_ERROR_VALUE, F("capacity_factor=%g leaves no room for any token", factor->real),
             F("give a capacity_factor above 0, such as 1.25, or None to drop nothing"));
     if (spec->kind == MTH_ARG_NONE) return NULL;
-    if (mth__module_option(m, "expert_distribution")->kind != MTH_ARG_NONE)
+    if (mth__module_option(module, "expert_distribution")->kind != MTH_ARG_NONE)
         return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and expert_distribution both say where the experts are"),
             F("give one of the two"));
     if (spec->count != 3 || spec->items[1].kind != MTH_ARG_NONE || spec->items[2].kind != MTH_ARG_NONE)
@@ -155,9 +161,10 @@ static mth_status moe_check(const mth_module *m) {
     return NULL;
 }
 
-static const char *moe_warning(const mth_module *m) {
-    const bool after = !strcmp(mth__module_option(m, "router_softmax")->string, "after");
-    if (mth__module_option(m, "top_k")->integer > 1 || mth__module_option(m, "num_experts")->integer == 1 || !after)
+static const char *moe_warning(const mth_module *module) {
+    const bool after = !strcmp(mth__module_option(module, "router_softmax")->string, "after");
+    if (mth__module_option(module, "top_k")->integer > 1 || mth__module_option(module, "num_experts")->integer == 1 ||
+        !after)
         return NULL;
     return "MoE: with top_k=1 the softmax over the chosen logits is 1, and router.weight has no gradient but a "
            "load_balancing_loss's; "

@@ -17,33 +17,36 @@ typedef struct {
 
 /* Not part of the walk below: that one has a frame for each level of models. */
 __attribute__((noinline)) static void list_module(
-    parameter_listing *l, const mth__block *b, const char *path, bool idle) {
-    const int use = mth__names_add(l->arena, &l->out->path, path);
-    const int object = mth__names_add(l->arena, &l->object, mth__format(l->arena, "%" PRIu64, b->module->object));
-    const bool first = (size_t)object == l->first_use.n;
-    if (first) PUSH(l->arena, l->first_use, use);
-    PUSH(l->arena, l->out->use, ((mth__module_use){b->module, path, b->line, l->first_use.at[object], -1, idle}));
-    const mth__ports parameters = first ? mth__module_parameters(l->arena, b->module) : (mth__ports){0};
+    parameter_listing *pass, const mth__block *block, const char *path, bool idle) {
+    const int use = mth__names_add(pass->arena, &pass->out->path, path);
+    const int object =
+        mth__names_add(pass->arena, &pass->object, mth__format(pass->arena, "%" PRIu64, block->module->object));
+    const bool first = (size_t)object == pass->first_use.n;
+    if (first) PUSH(pass->arena, pass->first_use, use);
+    PUSH(pass->arena, pass->out->use,
+        ((mth__module_use){block->module, path, block->line, pass->first_use.at[object], -1, idle}));
+    const mth__ports parameters = first ? mth__module_parameters(pass->arena, block->module) : (mth__ports){0};
     for (int i = 0; i < parameters.n; i++) {
-        mth__names_add(l->arena, &l->out->parameter, mth__format(l->arena, "%s.%s", path, parameters.at[i].name));
-        PUSH(l->arena, l->out->owner, use);
+        mth__names_add(
+            pass->arena, &pass->out->parameter, mth__format(pass->arena, "%s.%s", path, parameters.at[i].name));
+        PUSH(pass->arena, pass->out->owner, use);
     }
 }
 
-static void list_model(parameter_listing *l, const mth_model *m, const char *prefix, bool idle) {
-    const mth__resolved *r = *m->resolved;
-    for (size_t k = 0; k < m->block.n; k++) {
-        const mth__block *b = m->block.at[k];
-        const char *path = mth__format(l->arena, "%s%s", prefix, b->name);
-        const bool idle_here = idle || r->block[k].idle;
-        if (b->model) {
-            list_model(l, b->model, mth__format(l->arena, "%s.", path), idle_here);
+static void list_model(parameter_listing *pass, const mth_model *model, const char *prefix, bool idle) {
+    const mth__resolved *resolved = *model->resolved;
+    for (size_t k = 0; k < model->block.n; k++) {
+        const mth__block *block = model->block.at[k];
+        const char *path = mth__format(pass->arena, "%s%s", prefix, block->name);
+        const bool idle_here = idle || resolved->block[k].idle;
+        if (block->model) {
+            list_model(pass, block->model, mth__format(pass->arena, "%s.", path), idle_here);
             continue;
         }
-        list_module(l, b, path, idle_here);
-        for (size_t s = 0; s < mth__pipeline_stages(b->module); s++)
-            list_model(
-                l, mth__pipeline_stage(b->module, s), mth__format(l->arena, "%s.stage_%zu.", path, s), idle_here);
+        list_module(pass, block, path, idle_here);
+        for (size_t stage = 0; stage < mth__pipeline_stages(block->module); stage++)
+            list_model(pass, mth__pipeline_stage(block->module, stage),
+                mth__format(pass->arena, "%s.stage_%zu.", path, stage), idle_here);
     }
 }
 
@@ -88,10 +91,10 @@ static mth_status no_parameter(
     return mth__error_source(mth__error_operator(status, use->path), use->line);
 }
 
-mth_status mth__sharing_find(mth__arena *arena, const mth_model *m, mth__sharing *out) {
-    parameter_listing l = {.arena = arena, .out = out};
+mth_status mth__sharing_find(mth__arena *arena, const mth_model *model, mth__sharing *out) {
+    parameter_listing pass = {.arena = arena, .out = out};
     *out = (mth__sharing){0};
-    list_model(&l, m, "", false);
+    list_model(&pass, model, "", false);
     for (size_t i = 0; i < out->use.n; i++) {
         mth__module_use *use = &out->use.at[i];
         const mth_arg *weight = mth__module_option(use->module, "weight");
@@ -110,9 +113,9 @@ int mth__sharing_number(mth__arena *arena, const mth__sharing *sharing, const ch
     return mth__names_find(&sharing->parameter, mth__format(arena, "%s.%s", first->path, suffix));
 }
 
-void mth__model_parameters(mth__arena *arena, const mth_model *m, mth__names *out, mth__names *idle) {
+void mth__model_parameters(mth__arena *arena, const mth_model *model, mth__names *out, mth__names *idle) {
     mth__sharing sharing;
-    mth_error_free(mth__sharing_find(arena, m, &sharing)); /* of a resolved model: it can't fail */
+    mth_error_free(mth__sharing_find(arena, model, &sharing)); /* of a resolved model: it can't fail */
     bool *needed = NEW_ARRAY(arena, bool, sharing.parameter.name.n);
     bool *used = NEW_ARRAY(arena, bool, sharing.use.n); /* by first use: some use of the object is needed */
     for (size_t i = 0; i < sharing.use.n; i++) {

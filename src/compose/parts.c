@@ -3,20 +3,25 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- options */
-bool mth__opt_bool(const mth__expansion *e, const char *name) { return mth__module_option(e->module, name)->integer; }
+bool mth__opt_bool(const mth__expansion *expansion, const char *name) {
+    return mth__module_option(expansion->module, name)->integer;
+}
 
-int64_t mth__opt_int(const mth__expansion *e, const char *name, int64_t where_none) {
-    const mth_arg *a = mth__module_option(e->module, name);
+int64_t mth__opt_int(const mth__expansion *expansion, const char *name, int64_t where_none) {
+    const mth_arg *a = mth__module_option(expansion->module, name);
     return a->kind == MTH_ARG_NONE ? where_none : a->integer;
 }
 
-double mth__opt_float(const mth__expansion *e, const char *name) { return mth__module_option(e->module, name)->real; }
-const char *mth__opt_string(const mth__expansion *e, const char *name) {
-    return mth__module_option(e->module, name)->string;
+double mth__opt_float(const mth__expansion *expansion, const char *name) {
+    return mth__module_option(expansion->module, name)->real;
+}
+const char *mth__opt_string(const mth__expansion *expansion, const char *name) {
+    return mth__module_option(expansion->module, name)->string;
 }
 
-mth_status mth__check_one_spec(const mth_module *m) {
-    const mth_arg *axis = mth__module_option(m, "tensor_axis"), *spec = mth__module_option(m, "weight_shard_spec");
+mth_status mth__check_one_spec(const mth_module *module) {
+    const mth_arg *axis = mth__module_option(module, "tensor_axis"),
+                  *spec = mth__module_option(module, "weight_shard_spec");
     if (axis && spec && axis->kind == MTH_ARG_INT && spec->kind == MTH_ARG_LIST)
         return FAIL(MTH_ERROR_VALUE,
             F("weight_shard_spec and tensor_axis=%" PRId64 " both say how the weight is split", axis->integer),
@@ -25,45 +30,47 @@ mth_status mth__check_one_spec(const mth_module *m) {
 }
 
 /* ---------------------------------------------------------------- operands */
-char *mth__port_text(const char *port, const mth__value *v) {
+char *mth__port_text(const char *port, const mth__value *value) {
     char shape[256];
-    const char *connection = v->name ? v->name : v->wire;
-    mth__shape_write(shape, sizeof shape, v->shape);
+    const char *connection = value->name ? value->name : value->wire;
+    mth__shape_write(shape, sizeof shape, value->shape);
     if (connection && strcmp(connection, port))
-        return F("%s ('%s'): %s %s", port, connection, mth_dtype_name(v->dtype), shape);
-    return F("%s: %s %s", port, mth_dtype_name(v->dtype), shape);
+        return F("%s ('%s'): %s %s", port, connection, mth_dtype_name(value->dtype), shape);
+    return F("%s: %s %s", port, mth_dtype_name(value->dtype), shape);
 }
 
-mth_status mth__need_float(const mth__value *v, const char *port) {
-    if (mth__is_float(v->dtype)) return NULL;
-    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be floating, it is %s", port, mth_dtype_name(v->dtype)),
-                                 F("give %s as float32 (integers that are ids go through an Embedding)", port)),
-        mth__port_text(port, v));
+mth_status mth__need_float(const mth__value *value, const char *port) {
+    if (mth__is_float(value->dtype)) return NULL;
+    return mth__error_tensor(
+        FAIL(MTH_ERROR_TYPE, F("%s must be floating, it is %s", port, mth_dtype_name(value->dtype)),
+            F("give %s as float32 (integers that are ids go through an Embedding)", port)),
+        mth__port_text(port, value));
 }
 
-mth_status mth__need_ids(const mth__value *v, const char *port) {
-    if (mth__is_integer(v->dtype)) return NULL;
-    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be integers, it is %s", port, mth_dtype_name(v->dtype)),
-                                 F("give %s as int32 or int64", port)),
-        mth__port_text(port, v));
+mth_status mth__need_ids(const mth__value *value, const char *port) {
+    if (mth__is_integer(value->dtype)) return NULL;
+    return mth__error_tensor(
+        FAIL(MTH_ERROR_TYPE, F("%s must be integers, it is %s", port, mth_dtype_name(value->dtype)),
+            F("give %s as int32 or int64", port)),
+        mth__port_text(port, value));
 }
 
-mth_status mth__need_rank(const mth__value *v, const char *port, int least, int most) {
-    int rank = v->shape.rank;
+mth_status mth__need_rank(const mth__value *value, const char *port, int least, int most) {
+    int rank = value->shape.rank;
     if (rank >= least && rank <= most) return NULL;
     char *what = least == most ? F("%s has %d dimensions, %d are needed", port, rank, least)
                                : F("%s has %d dimensions, from %d to %d are needed", port, rank, least, most);
-    mth_status s = FAIL(MTH_ERROR_VALUE, what, F("reshape %s, with the module Reshape", port));
-    return mth__error_tensor(s, mth__port_text(port, v));
+    mth_status status = FAIL(MTH_ERROR_VALUE, what, F("reshape %s, with the module Reshape", port));
+    return mth__error_tensor(status, mth__port_text(port, value));
 }
 
-mth_status mth__need_axis(const mth__value *v, const char *port, const char *option, int64_t axis, int *out) {
-    int rank = v->shape.rank;
+mth_status mth__need_axis(const mth__value *value, const char *port, const char *option, int64_t axis, int *out) {
+    int rank = value->shape.rank;
     if (axis < -rank || axis >= rank) {
-        mth_status s = FAIL(MTH_ERROR_VALUE,
+        mth_status status = FAIL(MTH_ERROR_VALUE,
             F("%s=%" PRId64 " is no dimension of %s, which has %d", option, axis, port, rank),
             rank ? F("give %s a value from %d to %d", option, -rank, rank - 1) : F("give an input that is no scalar"));
-        return mth__error_tensor(s, mth__port_text(port, v));
+        return mth__error_tensor(status, mth__port_text(port, value));
     }
     *out = (int)(axis < 0 ? axis + rank : axis);
     return NULL;
@@ -76,26 +83,26 @@ mth_status mth__product(int64_t a, int64_t b, const char *what, int64_t *out) {
 }
 
 /* ---------------------------------------------------------------- small graphs */
-mth_status mth__part_reshape(mth__builder *b, mth__value *x, mth__shape shape, mth__value **out) {
+mth_status mth__part_reshape(mth__builder *builder, mth__value *x, mth__shape shape, mth__value **out) {
     if (mth__shape_equal(x->shape, shape)) return *out = x, NULL;
-    mth__attrs a = mth__attrs_of_shape(shape);
-    return mth__build1(b, "reshape", &a, x, out);
+    mth__attrs attrs = mth__attrs_of_shape(shape);
+    return mth__build1(builder, "reshape", &attrs, x, out);
 }
 
-mth_status mth__part_scale(mth__builder *b, mth__value *x, double by, mth__value **out) {
-    return mth__build1(b, "scale", &(mth__attrs){.by = by}, x, out);
+mth_status mth__part_scale(mth__builder *builder, mth__value *x, double by, mth__value **out) {
+    return mth__build1(builder, "scale", &(mth__attrs){.by = by}, x, out);
 }
 
 mth_status mth__part_reduce(
-    mth__builder *b, const char *op, mth__value *x, unsigned dims, bool keep, mth__value **out) {
+    mth__builder *builder, const char *op, mth__value *x, unsigned dims, bool keep, mth__value **out) {
     bool mean = !strcmp(op, "mean");
-    if (!dims) return mth__build1(b, "copy", NULL, x, out);
+    if (!dims) return mth__build1(builder, "copy", NULL, x, out);
     double count = 1;
     for (int d = 0; d < x->shape.rank; d++)
         if (dims >> d & 1) count *= (double)x->shape.dim[d];
-    TRY(mth__build1(b, mean ? "reduce_sum" : op, &(mth__attrs){.dimensions = dims, .keep = keep}, x, out));
+    TRY(mth__build1(builder, mean ? "reduce_sum" : op, &(mth__attrs){.dimensions = dims, .keep = keep}, x, out));
     /* by the global count: a device or a microbatch may hold fewer */
-    return mean ? mth__part_scale(b, *out, 1 / count, out) : NULL;
+    return mean ? mth__part_scale(builder, *out, 1 / count, out) : NULL;
 }
 
 /* ---------------------------------------------------------------- linear */
@@ -109,27 +116,27 @@ static const mth_arg *axes_spec(mth__arena *arena, int64_t first, int64_t second
     return spec;
 }
 
-mth_status mth__part_linear(mth__expansion *e, const mth__linear_part *p, mth__value *x, mth__value **out) {
-    mth__arena *arena = e->builder.graph->arena;
+mth_status mth__part_linear(mth__expansion *expansion, const mth__linear_part *part, mth__value *x, mth__value **out) {
+    mth__arena *arena = expansion->builder.graph->arena;
     TRY(mth__need_float(x, "input"));
     TRY(mth__need_rank(x, "input", 1, MTH__RANK));
     int64_t width = x->shape.dim[x->shape.rank - 1];
     mth__value *weight, *bias;
     bool across;
     const mth_arg *spec =
-        p->spec && p->spec->kind == MTH_ARG_LIST ? p->spec : axes_spec(arena, p->axis_in, p->axis_out);
-    TRY(mth__expansion_weight(e, mth__format(arena, "%sweight", p->prefix), (mth__shape){2, {width, p->width}},
-        MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width), spec, (int32_t[]){p->grain_in, p->grain_out}, &weight,
-        &across));
+        part->spec && part->spec->kind == MTH_ARG_LIST ? part->spec : axes_spec(arena, part->axis_in, part->axis_out);
+    TRY(mth__expansion_weight(expansion, mth__format(arena, "%sweight", part->prefix),
+        (mth__shape){2, {width, part->width}}, MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width), spec,
+        (int32_t[]){part->grain_in, part->grain_out}, &weight, &across));
     char text[3 * MTH__RANK + 8];
     int n = 0, lead = x->shape.rank < MTH__RANK ? x->shape.rank - 1 : MTH__RANK - 1;
     for (int d = 0; d < lead; d++) text[n++] = (char)('a' + d);
     memcpy(text + n, across ? "i,oi->" : "i,io->", 6), n += 6;
     for (int d = 0; d < lead; d++) text[n++] = (char)('a' + d);
     text[n++] = 'o', text[n] = 0;
-    TRY(mth__build_contract(&e->builder, mth__copy_text(arena, text), x, weight, out));
-    if (!p->bias) return NULL;
-    TRY(mth__expansion_parameter(e, mth__format(arena, "%sbias", p->prefix), (mth__shape){1, {p->width}},
-        MTH__INIT_ZERO, 0, NULL, (int32_t[]){p->grain_out}, &bias));
-    return mth__build2(&e->builder, "add", NULL, *out, bias, out);
+    TRY(mth__build_contract(&expansion->builder, mth__copy_text(arena, text), x, weight, out));
+    if (!part->bias) return NULL;
+    TRY(mth__expansion_parameter(expansion, mth__format(arena, "%sbias", part->prefix), (mth__shape){1, {part->width}},
+        MTH__INIT_ZERO, 0, NULL, (int32_t[]){part->grain_out}, &bias));
+    return mth__build2(&expansion->builder, "add", NULL, *out, bias, out);
 }

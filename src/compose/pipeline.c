@@ -26,72 +26,74 @@ typedef struct {
 } bindings;
 
 /* The output that the next stage takes. */
-static int main_output(mth__arena *arena, const mth__resolved *r) {
-    mth__ports outputs = mth__model_outputs(arena, r);
+static int main_output(mth__arena *arena, const mth__resolved *resolved) {
+    mth__ports outputs = mth__model_outputs(arena, resolved);
     return mth__ports_main(&outputs);
 }
 
 /* The output of that name of the nearest of the earlier stages from `first` on. */
-static bool find_earlier(const bindings *b, int first, const char *name, binding *out) {
-    int id = mth__names_find(&b->made, name);
-    if (id < 0 || b->maker.at[id].stage < first) return false;
-    return *out = b->maker.at[id], true;
+static bool find_earlier(const bindings *bound, int first, const char *name, binding *out) {
+    int id = mth__names_find(&bound->made, name);
+    if (id < 0 || bound->maker.at[id].stage < first) return false;
+    return *out = bound->maker.at[id], true;
 }
 
-static void list_made(mth__arena *arena, bindings *b, int s) {
-    for (int o = b->stage[s]->outputs - 1; o >= 0; o--) { /* of two of one name the first stays */
-        size_t id = (size_t)mth__names_add(arena, &b->made, b->stage[s]->output[o].name);
-        if (id == b->maker.n) PUSH(arena, b->maker, ((binding){0}));
-        b->maker.at[id] = (binding){EARLIER, s, o, NULL};
+static void list_made(mth__arena *arena, bindings *bound, int stage) {
+    for (int output = bound->stage[stage]->outputs - 1; output >= 0;
+        output--) { /* of two of one name the first stays */
+        size_t id = (size_t)mth__names_add(arena, &bound->made, bound->stage[stage]->output[output].name);
+        if (id == bound->maker.n) PUSH(arena, bound->maker, ((binding){0}));
+        bound->maker.at[id] = (binding){EARLIER, stage, output, NULL};
     }
 }
 
-static void bind_stage(mth__arena *arena, bindings *b, int s) {
-    const mth__resolved *r = b->stage[s];
-    binding *in = b->in[s];
-    if (s == 0) {
-        for (int i = 0; i < r->inputs; i++) in[i] = (binding){PORT, 0, 0, r->inputs == 1 ? "input" : r->input[i]};
+static void bind_stage(mth__arena *arena, bindings *bound, int stage) {
+    const mth__resolved *resolved = bound->stage[stage];
+    binding *in = bound->in[stage];
+    if (stage == 0) {
+        for (int i = 0; i < resolved->inputs; i++)
+            in[i] = (binding){PORT, 0, 0, resolved->inputs == 1 ? "input" : resolved->input[i]};
         return;
     }
-    binding before = {EARLIER, s - 1, main_output(arena, b->stage[s - 1]), NULL};
+    binding before = {EARLIER, stage - 1, main_output(arena, bound->stage[stage - 1]), NULL};
     int left = 0, last = -1, named = -1;
     bool taken = false;
-    for (int i = 0; i < r->inputs; i++) {
+    for (int i = 0; i < resolved->inputs; i++) {
         /* a single input is fed by the stage before */
-        if (find_earlier(b, r->inputs > 1 ? 0 : s - 1, r->input[i], &in[i])) {
+        if (find_earlier(bound, resolved->inputs > 1 ? 0 : stage - 1, resolved->input[i], &in[i])) {
             taken |= in[i].stage == before.stage && in[i].output == before.output;
             continue;
         }
-        in[i] = (binding){PORT, 0, 0, r->input[i]};
+        in[i] = (binding){PORT, 0, 0, resolved->input[i]};
         left++;
         last = i;
-        if (!strcmp(r->input[i], "input")) named = i;
+        if (!strcmp(resolved->input[i], "input")) named = i;
     }
     if (!taken && named >= 0)
         in[named] = before;
     else if (!taken && left == 1)
         in[last] = before;
     else if (!taken)
-        for (int i = 0; i < r->inputs; i++)
-            if (in[i].kind == PORT) in[i] = (binding){OPEN, before.stage, before.output, r->input[i]};
-    for (int i = 0; i < r->inputs; i++)
-        if (in[i].kind != PORT) b->consumed[in[i].stage][in[i].output] = true;
+        for (int i = 0; i < resolved->inputs; i++)
+            if (in[i].kind == PORT) in[i] = (binding){OPEN, before.stage, before.output, resolved->input[i]};
+    for (int i = 0; i < resolved->inputs; i++)
+        if (in[i].kind != PORT) bound->consumed[in[i].stage][in[i].output] = true;
 }
 
-static mth_status bind_all(const mth_module *m, mth__arena *arena, bindings *b) {
-    size_t n = mth__pipeline_stages(m);
-    *b = (bindings){.stages = n,
+static mth_status bind_all(const mth_module *module, mth__arena *arena, bindings *bound) {
+    size_t n = mth__pipeline_stages(module);
+    *bound = (bindings){.stages = n,
         .stage = NEW_ARRAY(arena, const mth__resolved *, n),
         .in = NEW_ARRAY(arena, binding *, n),
         .consumed = NEW_ARRAY(arena, bool *, n)};
-    for (size_t s = 0; s < n; s++) {
-        TRY(mth__resolve(mth__pipeline_stage(m, s), &b->stage[s]));
-        b->in[s] = NEW_ARRAY(arena, binding, b->stage[s]->inputs);
-        b->consumed[s] = NEW_ARRAY(arena, bool, b->stage[s]->outputs);
+    for (size_t stage = 0; stage < n; stage++) {
+        TRY(mth__resolve(mth__pipeline_stage(module, stage), &bound->stage[stage]));
+        bound->in[stage] = NEW_ARRAY(arena, binding, bound->stage[stage]->inputs);
+        bound->consumed[stage] = NEW_ARRAY(arena, bool, bound->stage[stage]->outputs);
     }
-    for (size_t s = 0; s < n; s++) {
-        bind_stage(arena, b, (int)s);
-        list_made(arena, b, (int)s);
+    for (size_t stage = 0; stage < n; stage++) {
+        bind_stage(arena, bound, (int)stage);
+        list_made(arena, bound, (int)stage);
     }
     return NULL;
 }
@@ -99,21 +101,22 @@ static mth_status bind_all(const mth_module *m, mth__arena *arena, bindings *b) 
 /* ---------------------------------------------------------------- ports */
 /* The outputs that no later stage takes or that the stage exposes, as (stage, output) pairs in order; the last stage's
  * main one is the port "output". */
-static int visible_outputs(mth__arena *arena, const bindings *b, int (**pairs)[2], const char ***names) {
+static int visible_outputs(mth__arena *arena, const bindings *bound, int (**pairs)[2], const char ***names) {
     VEC(const char *) name = {0};
     mth__names given = {0};
     size_t room = 0;
-    for (size_t s = 0; s < b->stages; s++) room += (size_t)b->stage[s]->outputs;
-    int(*pair)[2] = mth__alloc_array(arena, room, sizeof *pair), last = (int)b->stages - 1,
-    main = main_output(arena, b->stage[last]);
-    for (int s = 0; s <= last; s++)
-        for (int o = 0; o < b->stage[s]->outputs; o++) {
-            if (b->consumed[s][o] && !b->stage[s]->output[o].exposed) continue;
-            const char *text = s == last && o == main ? "output" : b->stage[s]->output[o].name;
-            bool clash = (!strcmp(text, "output") && !(s == last && o == main)) || mth__names_find(&given, text) >= 0;
-            pair[name.n][0] = s;
-            pair[name.n][1] = o;
-            PUSH(arena, name, clash ? mth__format(arena, "stage_%d.%s", s, text) : text);
+    for (size_t stage = 0; stage < bound->stages; stage++) room += (size_t)bound->stage[stage]->outputs;
+    int(*pair)[2] = mth__alloc_array(arena, room, sizeof *pair), last = (int)bound->stages - 1,
+    main = main_output(arena, bound->stage[last]);
+    for (int stage = 0; stage <= last; stage++)
+        for (int operand = 0; operand < bound->stage[stage]->outputs; operand++) {
+            if (bound->consumed[stage][operand] && !bound->stage[stage]->output[operand].exposed) continue;
+            const char *text = stage == last && operand == main ? "output" : bound->stage[stage]->output[operand].name;
+            bool clash =
+                (!strcmp(text, "output") && !(stage == last && operand == main)) || mth__names_find(&given, text) >= 0;
+            pair[name.n][0] = stage;
+            pair[name.n][1] = operand;
+            PUSH(arena, name, clash ? mth__format(arena, "stage_%d.%s", stage, text) : text);
             mth__names_add(arena, &given, name.at[name.n - 1]);
         }
     *pairs = pair;
@@ -121,97 +124,98 @@ static int visible_outputs(mth__arena *arena, const bindings *b, int (**pairs)[2
     return (int)name.n;
 }
 
-static void pipeline_ports(const mth_module *m, mth__arena *arena, const char **inputs, const char **outputs) {
-    bindings b;
+static void pipeline_ports(const mth_module *module, mth__arena *arena, const char **inputs, const char **outputs) {
+    bindings bound;
     mth__text in = mth__text_new(arena), out = mth__text_new(arena);
     mth__names seen = {0};
-    mth_status s = bind_all(m, arena, &b); /* the check has resolved the stages: it can't fail again */
-    mth_error_free(s);
-    for (size_t k = 0; k < b.stages; k++)
-        for (int i = 0; i < b.stage[k]->inputs; i++) {
-            const char *port = b.in[k][i].port;
-            if (b.in[k][i].kind == EARLIER || mth__names_find(&seen, port) >= 0) continue;
+    mth_status status = bind_all(module, arena, &bound); /* the check has resolved the stages: it can't fail again */
+    mth_error_free(status);
+    for (size_t k = 0; k < bound.stages; k++)
+        for (int i = 0; i < bound.stage[k]->inputs; i++) {
+            const char *port = bound.in[k][i].port;
+            if (bound.in[k][i].kind == EARLIER || mth__names_find(&seen, port) >= 0) continue;
             mth__text_add(&in, "%s%s%s", seen.name.n ? ", " : "", port, k ? "?" : "");
             mth__names_add(arena, &seen, port);
         }
     int(*pair)[2];
     const char **names;
-    int n = visible_outputs(arena, &b, &pair, &names);
+    int n = visible_outputs(arena, &bound, &pair, &names);
     for (int i = 0; i < n; i++) {
         const int stage = pair[i][0], output = pair[i][1];
-        const bool side = b.stage[stage]->output[output].side || b.consumed[stage][output];
+        const bool side = bound.stage[stage]->output[output].side || bound.consumed[stage][output];
         mth__text_add(&out, "%s%s%s", i ? ", " : "", names[i], side ? "?" : "");
     }
     *inputs = in.at ? in.at : "";
     *outputs = out.at;
 }
 
-int mth__pipeline_port(const mth_module *m, mth__arena *scratch, int stage, int output) {
-    bindings b;
+int mth__pipeline_port(const mth_module *module, mth__arena *scratch, int stage, int output) {
+    bindings bound;
     int(*pair)[2];
     const char **names;
-    mth_status failed = bind_all(m, scratch, &b); /* of a resolved model: it can't fail */
+    mth_status failed = bind_all(module, scratch, &bound); /* of a resolved model: it can't fail */
     mth_error_free(failed);
-    const int n = visible_outputs(scratch, &b, &pair, &names);
+    const int n = visible_outputs(scratch, &bound, &pair, &names);
     for (int i = 0; i < n; i++)
         if (pair[i][0] == stage && pair[i][1] == output) return i;
     return -1;
 }
 
-static mth_status pipeline_wired(const mth_module *m, const int *wires) {
+static mth_status pipeline_wired(const mth_module *module, const int *wires) {
     mth__arena *arena = mth__arena_new();
-    bindings b;
-    TRY(bind_all(m, arena, &b));
-    mth__ports ports = mth__ports_parse(arena, m->inputs);
-    for (size_t s = 1; s < b.stages; s++) {
+    bindings bound;
+    TRY(bind_all(module, arena, &bound));
+    mth__ports ports = mth__ports_parse(arena, module->inputs);
+    for (size_t stage = 1; stage < bound.stages; stage++) {
         const char *open[2] = {NULL, NULL};
         int several = 0;
-        for (int i = 0; i < b.stage[s]->inputs; i++) {
-            const binding *in = &b.in[s][i];
+        for (int i = 0; i < bound.stage[stage]->inputs; i++) {
+            const binding *in = &bound.in[stage][i];
             if (in->kind == EARLIER) continue;
             several += in->kind == OPEN;
             if (wires[mth__ports_find(&ports, in->port)]) continue;
             if (in->kind == OPEN)
                 open[open[0] != NULL] = in->port;
             else
-                return FAIL(MTH_ERROR_VALUE, F("nothing binds the input '%s' of stage_%zu", in->port, s),
+                return FAIL(MTH_ERROR_VALUE, F("nothing binds the input '%s' of stage_%zu", in->port, stage),
                     F("wire it as a keyword of the Pipeline (%s='...'), or name an output of an earlier stage so",
                         in->port));
         }
         if (open[1])
             return FAIL(MTH_ERROR_VALUE,
-                F("nothing binds the input '%s' of stage_%zu: the stage before feeds it or '%s'", open[1], s, open[0]),
+                F("nothing binds the input '%s' of stage_%zu: the stage before feeds it or '%s'", open[1], stage,
+                    open[0]),
                 F("wire one as a keyword of the Pipeline (%s='...'), or give an output of an earlier stage that name",
                     open[1]));
         if (several && !open[0])
             return FAIL(MTH_ERROR_VALUE,
-                F("all inputs of stage_%zu are wired from outside, none takes the output of the stage before", s),
+                F("all inputs of stage_%zu are wired from outside, none takes the output of the stage before", stage),
                 F("leave the one unwired that takes it"));
     }
     mth__arena_free(arena);
     return NULL;
 }
 
-mth__names mth__pipeline_marked(const mth_module *m, mth__arena *scratch, bool *const *marks) {
-    bindings b;
+mth__names mth__pipeline_marked(const mth_module *module, mth__arena *scratch, bool *const *marks) {
+    bindings bound;
     mth__names met = {0}, marked = {0};
-    mth_status failed = bind_all(m, scratch, &b); /* of a resolved model: it can't fail */
+    mth_status failed = bind_all(module, scratch, &bound); /* of a resolved model: it can't fail */
     mth_error_free(failed);
-    for (size_t s = 0; s < b.stages; s++)
-        for (int i = 0; i < b.stage[s]->inputs; i++) {
-            const binding *in = &b.in[s][i];
+    for (size_t stage = 0; stage < bound.stages; stage++)
+        for (int i = 0; i < bound.stage[stage]->inputs; i++) {
+            const binding *in = &bound.in[stage][i];
             if (in->kind == EARLIER || mth__names_find(&met, in->port) >= 0) continue;
             mth__names_add(scratch, &met, in->port);
-            if (marks[s][i]) mth__names_add(scratch, &marked, in->port);
+            if (marks[stage][i]) mth__names_add(scratch, &marked, in->port);
         }
     return marked;
 }
 
 /* ---------------------------------------------------------------- options */
-static bool holds_pipeline(const mth_model *m) {
-    for (size_t i = 0; i < m->block.n; i++) {
-        const mth__block *b = m->block.at[i];
-        if (b->model ? holds_pipeline(b->model) : b->module->type == &mth__type_Pipeline) return true;
+static bool holds_pipeline(const mth_model *model) {
+    for (size_t i = 0; i < model->block.n; i++) {
+        const mth__block *block = model->block.at[i];
+        if (block->model ? holds_pipeline(block->model) : block->module->type == &mth__type_Pipeline) return true;
     }
     return false;
 }
@@ -226,58 +230,60 @@ static mth_status check_assignment(mth__arena *arena, const mth_arg *a, size_t s
         return FAIL(MTH_ERROR_VALUE,
             F("device_assignment has %zu entries for %zu stages", a->kind == MTH_ARG_LIST ? a->count : 1, stages),
             F("give a device, or a list of devices, for each stage"));
-    for (size_t s = 0; s < stages; s++) {
-        const mth_arg *e = &a->items[s];
-        if (e->kind == MTH_ARG_INT) continue;
-        bool good = e->kind == MTH_ARG_LIST && e->count;
-        int64_t *device = NEW_ARRAY(arena, int64_t, e->count);
-        for (size_t i = 0; good && i < e->count; i++) {
-            good = e->items[i].kind == MTH_ARG_INT;
-            device[i] = e->items[i].integer;
+    for (size_t stage = 0; stage < stages; stage++) {
+        const mth_arg *value = &a->items[stage];
+        if (value->kind == MTH_ARG_INT) continue;
+        bool good = value->kind == MTH_ARG_LIST && value->count;
+        int64_t *device = NEW_ARRAY(arena, int64_t, value->count);
+        for (size_t i = 0; good && i < value->count; i++) {
+            good = value->items[i].kind == MTH_ARG_INT;
+            device[i] = value->items[i].integer;
         }
         if (!good)
-            return FAIL(MTH_ERROR_TYPE, F("device_assignment gives stage %zu no device", s),
+            return FAIL(MTH_ERROR_TYPE, F("device_assignment gives stage %zu no device", stage),
                 F("give a device id, or a list of device ids"));
-        qsort(device, e->count, sizeof *device, by_value);
-        for (size_t i = 1; i < e->count; i++)
+        qsort(device, value->count, sizeof *device, by_value);
+        for (size_t i = 1; i < value->count; i++)
             if (device[i] == device[i - 1])
                 return FAIL(MTH_ERROR_VALUE,
-                    F("device_assignment gives stage %zu device %" PRId64 " twice", s, device[i]),
+                    F("device_assignment gives stage %zu device %" PRId64 " twice", stage, device[i]),
                     F("name each device of a stage once"));
     }
     return NULL;
 }
 
-static mth_status pipeline_check(const mth_module *m) {
-    const mth_arg *stages = mth__module_option(m, "stages"), *assignment = mth__module_option(m, "device_assignment"),
-                  *axis = mth__module_option(m, "axis");
+static mth_status pipeline_check(const mth_module *module) {
+    const mth_arg *stages = mth__module_option(module, "stages"),
+                  *assignment = mth__module_option(module, "device_assignment"),
+                  *axis = mth__module_option(module, "axis");
     if (!stages->count) return FAIL(MTH_ERROR_VALUE, F("a Pipeline without stages"), F("give stages=[model, ...]"));
-    for (size_t s = 0; s < stages->count; s++) {
-        const mth_arg *stage = &stages->items[s];
+    for (size_t number = 0; number < stages->count; number++) {
+        const mth_arg *stage = &stages->items[number];
         if (stage->kind != MTH_ARG_MODEL || !stage->model)
-            return FAIL(MTH_ERROR_TYPE, F("stage %zu is no model", s),
+            return FAIL(MTH_ERROR_TYPE, F("stage %zu is no model", number),
                 F("put the module in a model of its own with mth_model_add, wired as input='input', output='output'"));
         if (!stage->model->block.n)
-            return FAIL(
-                MTH_ERROR_VALUE, F("stage %zu is an empty model", s), F("add a block to it, or leave the stage out"));
+            return FAIL(MTH_ERROR_VALUE, F("stage %zu is an empty model", number),
+                F("add a block to it, or leave the stage out"));
         if (holds_pipeline(stage->model))
-            return FAIL(MTH_ERROR_VALUE, F("stage %zu holds a Pipeline", s),
+            return FAIL(MTH_ERROR_VALUE, F("stage %zu holds a Pipeline", number),
                 F("put its stages in the outer Pipeline; several stages may be on one device"));
-        const mth__resolved *r;
-        TRY(mth__resolve(stage->model, &r));
+        const mth__resolved *resolved;
+        TRY(mth__resolve(stage->model, &resolved));
     }
     if (assignment->kind != MTH_ARG_NONE && axis->kind != MTH_ARG_NONE)
         return FAIL(
             MTH_ERROR_VALUE, F("device_assignment and axis both say where the stages are"), F("give one of the two"));
-    if (mth__module_option(m, "device_id")->kind != MTH_ARG_NONE)
+    if (mth__module_option(module, "device_id")->kind != MTH_ARG_NONE)
         return FAIL(MTH_ERROR_VALUE, F("a Pipeline is on the devices of its stages, and device_id names one for all"),
             F("use device_assignment"));
-    if (assignment->kind != MTH_ARG_NONE) TRY(check_assignment(m->arena, assignment, stages->count));
+    if (assignment->kind != MTH_ARG_NONE) TRY(check_assignment(module->arena, assignment, stages->count));
     return NULL;
 }
 
-mth_status mth__pipeline_place(const mth_module *m, mth__mesh *mesh, size_t stage, const mth__placement **on) {
-    const mth_arg *assignment = mth__module_option(m, "device_assignment"), *axis = mth__module_option(m, "axis");
+mth_status mth__pipeline_place(const mth_module *module, mth__mesh *mesh, size_t stage, const mth__placement **on) {
+    const mth_arg *assignment = mth__module_option(module, "device_assignment"),
+                  *axis = mth__module_option(module, "axis");
     if (axis->kind == MTH_ARG_INT) {
         if (axis->integer < 0 || axis->integer >= mesh->naxes)
             return FAIL(MTH_ERROR_VALUE,
@@ -289,8 +295,8 @@ mth_status mth__pipeline_place(const mth_module *m, mth__mesh *mesh, size_t stag
     }
     if (assignment->kind == MTH_ARG_NONE)
         return *on = mth__place_device(mesh, (int)(stage % (size_t)mesh->count)), NULL;
-    const mth_arg *e = &assignment->items[stage], *id = e->kind == MTH_ARG_LIST ? e->items : e;
-    size_t n = e->kind == MTH_ARG_LIST ? e->count : 1;
+    const mth_arg *value = &assignment->items[stage], *id = value->kind == MTH_ARG_LIST ? value->items : value;
+    size_t n = value->kind == MTH_ARG_LIST ? value->count : 1;
     for (size_t i = 0; i < n; i++)
         if (id[i].integer < 0 || id[i].integer >= mesh->count)
             return FAIL(MTH_ERROR_VALUE,
@@ -304,55 +310,55 @@ mth_status mth__pipeline_place(const mth_module *m, mth__mesh *mesh, size_t stag
 }
 
 /* ---------------------------------------------------------------- expansion */
-static mth__region *new_region(mth__expansion *e, size_t stages) {
-    mth__graph *g = e->builder.graph;
-    mth__region *r = NEW(g->arena, mth__region);
-    int64_t size = mth__opt_int(e, "microbatch_size", INT_MAX);
-    *r = (mth__region){.name = e->builder.label.module,
+static mth__region *new_region(mth__expansion *expansion, size_t stages) {
+    mth__graph *graph = expansion->builder.graph;
+    mth__region *region = NEW(graph->arena, mth__region);
+    int64_t size = mth__opt_int(expansion, "microbatch_size", INT_MAX);
+    *region = (mth__region){.name = expansion->builder.label.module,
         .stages = (int)stages,
         .microbatch_size = size > INT_MAX ? INT_MAX : (int)size,
-        .schedule = strcmp(mth__opt_string(e, "schedule"), "gpipe") ? MTH__1F1B : MTH__GPIPE,
-        .stage_on = NEW_ARRAY(g->arena, const mth__placement *, stages),
-        .in = NEW_ARRAY(g->arena, mth__value *, e->nin),
-        .out = NEW_ARRAY(g->arena, mth__value *, e->nout)};
-    bool *listed = NEW_ARRAY(g->arena, bool, g->values); /* by value id */
-    for (int i = 0; i < e->nin; i++) {
-        if (!listed[e->in[i]->id]) r->in[r->nin++] = e->in[i];
-        listed[e->in[i]->id] = true;
+        .schedule = strcmp(mth__opt_string(expansion, "schedule"), "gpipe") ? MTH__1F1B : MTH__GPIPE,
+        .stage_on = NEW_ARRAY(graph->arena, const mth__placement *, stages),
+        .in = NEW_ARRAY(graph->arena, mth__value *, expansion->nin),
+        .out = NEW_ARRAY(graph->arena, mth__value *, expansion->nout)};
+    bool *listed = NEW_ARRAY(graph->arena, bool, graph->values); /* by value id */
+    for (int i = 0; i < expansion->nin; i++) {
+        if (!listed[expansion->in[i]->id]) region->in[region->nin++] = expansion->in[i];
+        listed[expansion->in[i]->id] = true;
     }
-    PUSH(g->arena, g->region, r);
-    return r;
+    PUSH(graph->arena, graph->region, region);
+    return region;
 }
 
-static mth_status pipeline_expand(mth__expansion *e) {
-    mth__graph *g = e->builder.graph;
-    bindings b;
-    TRY(bind_all(e->module, g->arena, &b));
-    mth__region *region = new_region(e, b.stages);
+static mth_status pipeline_expand(mth__expansion *expansion) {
+    mth__graph *graph = expansion->builder.graph;
+    bindings bound;
+    TRY(bind_all(expansion->module, graph->arena, &bound));
+    mth__region *region = new_region(expansion, bound.stages);
     mth__names ports = {0};
-    for (int i = 0; i < e->nin; i++) mth__names_add(g->arena, &ports, e->in_port[i]);
-    mth__value ***made = NEW_ARRAY(g->arena, mth__value **, b.stages);
-    for (size_t s = 0; s < b.stages; s++) {
-        mth__site site = {NULL, (int)g->region.n - 1, (int)s};
-        TRY(mth__pipeline_place(e->module, g->mesh, s, &site.place));
-        region->stage_on[s] = site.place;
-        mth__value **in = NEW_ARRAY(g->arena, mth__value *, b.stage[s]->inputs);
-        made[s] = NEW_ARRAY(g->arena, mth__value *, b.stage[s]->outputs);
-        for (int i = 0; i < b.stage[s]->inputs; i++) {
-            const binding *from = &b.in[s][i];
+    for (int i = 0; i < expansion->nin; i++) mth__names_add(graph->arena, &ports, expansion->in_port[i]);
+    mth__value ***made = NEW_ARRAY(graph->arena, mth__value **, bound.stages);
+    for (size_t stage = 0; stage < bound.stages; stage++) {
+        mth__site site = {NULL, (int)graph->region.n - 1, (int)stage};
+        TRY(mth__pipeline_place(expansion->module, graph->mesh, stage, &site.place));
+        region->stage_on[stage] = site.place;
+        mth__value **in = NEW_ARRAY(graph->arena, mth__value *, bound.stage[stage]->inputs);
+        made[stage] = NEW_ARRAY(graph->arena, mth__value *, bound.stage[stage]->outputs);
+        for (int i = 0; i < bound.stage[stage]->inputs; i++) {
+            const binding *from = &bound.in[stage][i];
             int port = from->kind == EARLIER ? -1 : mth__names_find(&ports, from->port);
             if (port >= 0)
-                in[i] = e->in[port];
+                in[i] = expansion->in[port];
             else
                 in[i] = made[from->stage][from->output];
         }
-        TRY(mth__expand_stage(
-            e, mth__pipeline_stage(e->module, s), mth__format(g->arena, "stage_%zu", s), &site, in, made[s]));
+        TRY(mth__expand_stage(expansion, mth__pipeline_stage(expansion->module, stage),
+            mth__format(graph->arena, "stage_%zu", stage), &site, in, made[stage]));
     }
     int(*pair)[2];
     const char **names;
-    int n = visible_outputs(g->arena, &b, &pair, &names);
-    for (int i = 0; i < n; i++) region->out[region->nout++] = e->out[i] = made[pair[i][0]][pair[i][1]];
+    int n = visible_outputs(graph->arena, &bound, &pair, &names);
+    for (int i = 0; i < n; i++) region->out[region->nout++] = expansion->out[i] = made[pair[i][0]][pair[i][1]];
     return NULL;
 }
 

@@ -4,24 +4,24 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- names */
-static bool find_connection(const mth_model *m, const char *name, mth__source *out) {
-    const mth__resolved *r = *m->resolved;
-    const int id = mth__names_find(&r->connection, name);
-    if (id >= 0) *out = r->made_by[id];
+static bool find_connection(const mth_model *model, const char *name, mth__source *out) {
+    const mth__resolved *resolved = *model->resolved;
+    const int id = mth__names_find(&resolved->connection, name);
+    if (id >= 0) *out = resolved->made_by[id];
     return id >= 0;
 }
 
 /* "block.rest": the block, and what is behind the dot. */
-static const mth__block *block_of(const mth_model *m, const char *name, const char **rest) {
+static const mth__block *block_of(const mth_model *model, const char *name, const char **rest) {
     const char *dot = strchr(name, '.');
-    const mth__block *b = dot ? mth__model_block(m, name, (size_t)(dot - name)) : NULL;
-    if (b) *rest = dot + 1;
-    return b;
+    const mth__block *block = dot ? mth__model_block(model, name, (size_t)(dot - name)) : NULL;
+    if (block) *rest = dot + 1;
+    return block;
 }
 
-static int index_of(const mth_model *m, const mth__block *b) {
+static int index_of(const mth_model *model, const mth__block *block) {
     int k = 0;
-    while (m->block.at[k] != b) k++;
+    while (model->block.at[k] != block) k++;
     return k;
 }
 
@@ -36,12 +36,12 @@ typedef struct {
 
 /* The port of the block by which a connection inside of it is an output, or -1. */
 static int port_of(mth__arena *arena, const path_step *step, const char *connection) {
-    const mth__resolved *r = *step->inside->resolved;
+    const mth__resolved *resolved = *step->inside->resolved;
     mth__source from;
     if (!find_connection(step->inside, connection, &from)) return -1;
-    for (int i = 0; i < r->outputs; i++)
-        if (r->output[i].block == from.block && r->output[i].port == from.port)
-            return step->stage < 0 ? mth__ports_find(&step->block->out, r->output[i].name)
+    for (int i = 0; i < resolved->outputs; i++)
+        if (resolved->output[i].block == from.block && resolved->output[i].port == from.port)
+            return step->stage < 0 ? mth__ports_find(&step->block->out, resolved->output[i].name)
                                    : mth__pipeline_port(step->block->module, arena, step->stage, i);
     return -1;
 }
@@ -83,79 +83,81 @@ static mth_status connection_inside(mth__arena *arena, const mth_model *model, c
 
 /* What `name` is, where it is no name of a connection that a block of the model makes. Texts are made first: a jump out
  * of an allocation among the texts of an error would lose them. */
-static mth_status no_connection(mth__arena *arena, const mth_model *m, const char *name) {
-    const mth__resolved *r = *m->resolved;
-    const mth__block *parameter = mth__parameter_block(arena, m, name);
+static mth_status no_connection(mth__arena *arena, const mth_model *model, const char *name) {
+    const mth__resolved *resolved = *model->resolved;
+    const mth__block *parameter = mth__parameter_block(arena, model, name);
     if (parameter)
         return FAIL(MTH_ERROR_KEY, F("outputs: '%s' is a parameter of %s", name, parameter->name),
             F("leave it out: it is among the parameters that mth_get_parameters gives"));
     const char *rest = NULL;
-    const mth__block *b = block_of(m, name, &rest);
-    const int port = b ? mth__ports_find(&b->out, rest) : -1;
+    const mth__block *block = block_of(model, name, &rest);
+    const int port = block ? mth__ports_find(&block->out, rest) : -1;
     if (port >= 0) {
-        const char *called = mth__source_name(arena, m, (mth__source){index_of(m, b), port});
-        return FAIL(MTH_ERROR_KEY, F("outputs: the output '%s' of %s has another name, '%s'", rest, b->name, called),
+        const char *called = mth__source_name(arena, model, (mth__source){index_of(model, block), port});
+        return FAIL(MTH_ERROR_KEY,
+            F("outputs: the output '%s' of %s has another name, '%s'", rest, block->name, called),
             F("name it '%s'", called));
     }
-    const struct mth__inlet *in = b ? &r->block[index_of(m, b)] : NULL;
+    const struct mth__inlet *in = block ? &resolved->block[index_of(model, block)] : NULL;
     for (int i = 0; in && i < in->nin; i++) {
         if (strcmp(in->port[i], rest)) continue;
-        const char *reads = mth__source_name(arena, m, in->from[i]);
-        return FAIL(MTH_ERROR_KEY, F("outputs: '%s' is an input of %s, which reads '%s' there", name, b->name, reads),
+        const char *reads = mth__source_name(arena, model, in->from[i]);
+        return FAIL(MTH_ERROR_KEY,
+            F("outputs: '%s' is an input of %s, which reads '%s' there", name, block->name, reads),
             in->from[i].block >= 0 ? F("name that connection: '%s'", reads)
                                    : F("leave it out: '%s' is an input of the model", reads));
     }
-    mth_status inside = connection_inside(arena, m, name);
+    mth_status inside = connection_inside(arena, model, name);
     if (inside) return inside;
     VEC(const char *) known = {0};
-    for (size_t i = 0; i < r->connection.name.n; i++)
-        if (r->made_by[i].block >= 0) PUSH(arena, known, r->connection.name.at[i]);
+    for (size_t i = 0; i < resolved->connection.name.n; i++)
+        if (resolved->made_by[i].block >= 0) PUSH(arena, known, resolved->connection.name.at[i]);
     return FAIL(MTH_ERROR_KEY, F("outputs: no block makes a connection '%s'", name),
         mth__name_fix("connection", name, known.at, known.n));
 }
 
-char *mth__model_why_not(const mth_model *m, const char *name, bool output) {
-    const mth__resolved *r = *m->resolved;
+char *mth__model_why_not(const mth_model *model, const char *name, bool output) {
+    const mth__resolved *resolved = *model->resolved;
     mth__source from;
-    if (!find_connection(m, name, &from)) return F("%s", "");
+    if (!find_connection(model, name, &from)) return F("%s", "");
     if (from.block < 0) return F("%s", output ? ": it is an input" : ": no output that compile was told of needs it");
-    if (!output) return F(": %s writes it", m->block.at[from.block]->name);
-    if (r->selected) return F("%s", ": compile was told which outputs there are, and it is none of them");
-    for (size_t k = 0; k < m->block.n; k++)
-        for (int i = 0; i < r->block[k].nin; i++)
-            if (r->block[k].from[i].block == from.block && r->block[k].from[i].port == from.port)
+    if (!output) return F(": %s writes it", model->block.at[from.block]->name);
+    if (resolved->selected) return F("%s", ": compile was told which outputs there are, and it is none of them");
+    for (size_t k = 0; k < model->block.n; k++)
+        for (int i = 0; i < resolved->block[k].nin; i++)
+            if (resolved->block[k].from[i].block == from.block && resolved->block[k].from[i].port == from.port)
                 return F(": %s reads it, and outputs are what nothing reads, unless compile is told otherwise",
-                    m->block.at[k]->name);
+                    model->block.at[k]->name);
     return F("%s", "");
 }
 
-char *mth__model_output_fix(const mth_model *m, const char *name, const char *const *known, size_t n) {
+char *mth__model_output_fix(const mth_model *model, const char *name, const char *const *known, size_t n) {
     mth__source from;
-    if (!find_connection(m, name, &from) || from.block < 0) return mth__name_fix("output", name, known, n);
-    if ((*m->resolved)->selected) return F("add it to compile's list of outputs: outputs=[..., '%s']", name);
+    if (!find_connection(model, name, &from) || from.block < 0) return mth__name_fix("output", name, known, n);
+    if ((*model->resolved)->selected) return F("add it to compile's list of outputs: outputs=[..., '%s']", name);
     return F("name it in compile's outputs=['%s', ...], or expose it in the model: mth_model_expose", name);
 }
 
 /* ---------------------------------------------------------------- what outputs need */
 /* Of the model's outputs those that are `wanted`, by its list of them; sets needed[i] for the inputs that these need.
  * One frame a level of models: nothing large lies in it. */
-static void mark_needed(mth__arena *scratch, const mth_model *m, const bool *wanted, bool *needed) {
-    const mth__resolved *r = *m->resolved;
-    bool **made = NEW_ARRAY(scratch, bool *, m->block.n); /* by block and output port: somebody needs it */
-    for (size_t k = 0; k < m->block.n; k++) made[k] = NEW_ARRAY(scratch, bool, m->block.at[k]->out.n);
-    for (int i = 0; i < r->outputs; i++)
-        if (wanted[i]) made[r->output[i].block][r->output[i].port] = true;
-    for (size_t i = m->block.n; i-- > 0;) {
-        const int k = r->order[i];
-        const mth__block *b = m->block.at[k];
-        struct mth__inlet *in = &r->block[k];
+static void mark_needed(mth__arena *scratch, const mth_model *model, const bool *wanted, bool *needed) {
+    const mth__resolved *resolved = *model->resolved;
+    bool **made = NEW_ARRAY(scratch, bool *, model->block.n); /* by block and output port: somebody needs it */
+    for (size_t k = 0; k < model->block.n; k++) made[k] = NEW_ARRAY(scratch, bool, model->block.at[k]->out.n);
+    for (int i = 0; i < resolved->outputs; i++)
+        if (wanted[i]) made[resolved->output[i].block][resolved->output[i].port] = true;
+    for (size_t i = model->block.n; i-- > 0;) {
+        const int k = resolved->order[i];
+        const mth__block *block = model->block.at[k];
+        struct mth__inlet *in = &resolved->block[k];
         bool any = false;
-        for (int p = 0; p < b->out.n; p++) any |= made[k][p];
+        for (int port = 0; port < block->out.n; port++) any |= made[k][port];
         in->idle = !any;
         if (!any) continue;
         bool *reads = NEW_ARRAY(scratch, bool, in->nin);
-        if (b->model)
-            mark_needed(scratch, b->model, made[k], reads); /* its ports are the submodel's inputs and outputs */
+        if (block->model)
+            mark_needed(scratch, block->model, made[k], reads); /* its ports are the submodel's inputs and outputs */
         else
             memset(reads, true, (size_t)in->nin);
         for (int j = 0; j < in->nin; j++) {
@@ -170,33 +172,34 @@ static void mark_needed(mth__arena *scratch, const mth_model *m, const bool *wan
 
 /* The inputs that are left, renumbered. A wire from one that is not is read by idle blocks alone, or by a submodel for
  * those. */
-static void drop_inputs(mth_model *m, mth__resolved *r, const bool *needed) {
-    int *number = NEW_ARRAY(m->arena, int, r->inputs), n = 0;
-    const char **input = NEW_ARRAY(m->arena, const char *, r->inputs);
-    for (int i = 0; i < r->inputs; i++) {
+static void drop_inputs(mth_model *model, mth__resolved *resolved, const bool *needed) {
+    int *number = NEW_ARRAY(model->arena, int, resolved->inputs), n = 0;
+    const char **input = NEW_ARRAY(model->arena, const char *, resolved->inputs);
+    for (int i = 0; i < resolved->inputs; i++) {
         number[i] = needed[i] ? n : -1;
-        if (needed[i]) input[n++] = r->input[i];
+        if (needed[i]) input[n++] = resolved->input[i];
     }
-    for (size_t k = 0; k < m->block.n; k++)
-        for (int j = 0; j < r->block[k].nin; j++)
-            if (r->block[k].from[j].block < 0) r->block[k].from[j].port = number[r->block[k].from[j].port];
-    for (size_t i = 0; i < r->connection.name.n; i++)
-        if (r->made_by[i].block < 0) r->made_by[i].port = number[r->made_by[i].port];
-    r->input = input;
-    r->inputs = n;
+    for (size_t k = 0; k < model->block.n; k++)
+        for (int j = 0; j < resolved->block[k].nin; j++)
+            if (resolved->block[k].from[j].block < 0)
+                resolved->block[k].from[j].port = number[resolved->block[k].from[j].port];
+    for (size_t i = 0; i < resolved->connection.name.n; i++)
+        if (resolved->made_by[i].block < 0) resolved->made_by[i].port = number[resolved->made_by[i].port];
+    resolved->input = input;
+    resolved->inputs = n;
 }
 
-mth_status mth__model_select(mth_model *m, const mth_arg *names) {
+mth_status mth__model_select(mth_model *model, const mth_arg *names) {
     if (!names->count)
         return FAIL(MTH_ERROR_VALUE, F("outputs=[] names no output"),
             F("name some, or leave it out: then the outputs are what nothing reads"));
     mth__arena *scratch = mth__arena_new();
-    mth__resolved *r = NEW(m->arena, mth__resolved);
-    *r = **m->resolved;
+    mth__resolved *resolved = NEW(model->arena, mth__resolved);
+    *resolved = **model->resolved;
     mth__names given = {0};
-    r->output = NEW_ARRAY(m->arena, struct mth__outlet, names->count);
-    r->outputs = (int)names->count;
-    r->selected = true;
+    resolved->output = NEW_ARRAY(model->arena, struct mth__outlet, names->count);
+    resolved->outputs = (int)names->count;
+    resolved->selected = true;
     for (size_t i = 0; i < names->count; i++) {
         const char *text = mth__arg_text(scratch, names->items[i]), *name = names->items[i].string;
         mth__source from;
@@ -205,18 +208,19 @@ mth_status mth__model_select(mth_model *m, const mth_arg *names) {
                 F("give a list of names: outputs=['logits', 'loss']"));
         if (mth__names_add(scratch, &given, name) != (int)i)
             return FAIL(MTH_ERROR_VALUE, F("outputs names '%s' twice", name), F("name it once"));
-        if (!find_connection(m, name, &from)) return no_connection(scratch, m, name);
+        if (!find_connection(model, name, &from)) return no_connection(scratch, model, name);
         if (from.block < 0)
             return FAIL(MTH_ERROR_VALUE, F("outputs: '%s' is an input of the model", name),
                 F("leave it out, or make an output of it by a module: Identity with input='%s', output='%s_out'", name,
                     name));
-        r->output[i] = (struct mth__outlet){mth__copy_text(m->arena, name), from.block, from.port, false, true};
+        resolved->output[i] =
+            (struct mth__outlet){mth__copy_text(model->arena, name), from.block, from.port, false, true};
     }
-    *m->resolved = r;
-    bool *wanted = NEW_ARRAY(scratch, bool, r->outputs), *needed = NEW_ARRAY(scratch, bool, r->inputs);
-    memset(wanted, true, (size_t)r->outputs);
-    mark_needed(scratch, m, wanted, needed);
-    drop_inputs(m, r, needed);
+    *model->resolved = resolved;
+    bool *wanted = NEW_ARRAY(scratch, bool, resolved->outputs), *needed = NEW_ARRAY(scratch, bool, resolved->inputs);
+    memset(wanted, true, (size_t)resolved->outputs);
+    mark_needed(scratch, model, wanted, needed);
+    drop_inputs(model, resolved, needed);
     mth__arena_free(scratch);
     return NULL;
 }

@@ -6,11 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *mesh_text(char *buffer, size_t room, const mth__placement *p) {
-    mth__sink s = mth__sink_new(buffer, room);
-    mth__sink_add(&s, "(");
-    for (int a = 0; a < p->naxes; a++) mth__sink_add(&s, a ? ", %d" : "%d", p->dim[a]);
-    mth__sink_add(&s, p->naxes == 1 ? ",)" : p->naxes ? ")" : "1,)");
+static const char *mesh_text(char *buffer, size_t room, const mth__placement *placement) {
+    mth__sink sink = mth__sink_new(buffer, room);
+    mth__sink_add(&sink, "(");
+    for (int axis = 0; axis < placement->naxes; axis++)
+        mth__sink_add(&sink, axis ? ", %d" : "%d", placement->dim[axis]);
+    mth__sink_add(&sink, placement->naxes == 1 ? ",)" : placement->naxes ? ")" : "1,)");
     return buffer;
 }
 
@@ -30,29 +31,32 @@ static mth_status check_device(int64_t device, const mth__site *site, mth__mesh 
 
 static mth_status check_mesh(const mth_arg *given, const mth__site *site) {
     char want[64];
-    const mth__placement *p = site->place;
-    bool same = p->naxes == (int)given->count || (p->naxes == 0 && given->count == 1 && given->items[0].integer == 1);
-    for (int a = 0; a < p->naxes && same; a++) same = given->items[a].integer == p->dim[a];
+    const mth__placement *placement = site->place;
+    bool same = placement->naxes == (int)given->count ||
+        (placement->naxes == 0 && given->count == 1 && given->items[0].integer == 1);
+    for (int axis = 0; axis < placement->naxes && same; axis++)
+        same = given->items[axis].integer == placement->dim[axis];
     if (same) return NULL;
     char text[96];
-    mth__sink s = mth__sink_new(text, sizeof text);
-    mth__sink_add(&s, "(");
-    for (size_t a = 0; a < given->count; a++) mth__sink_add(&s, a ? ", %" PRId64 : "%" PRId64, given->items[a].integer);
-    mth__sink_add(&s, given->count == 1 ? ",)" : ")");
-    mesh_text(want, sizeof want, p);
+    mth__sink sink = mth__sink_new(text, sizeof text);
+    mth__sink_add(&sink, "(");
+    for (size_t axis = 0; axis < given->count; axis++)
+        mth__sink_add(&sink, axis ? ", %" PRId64 : "%" PRId64, given->items[axis].integer);
+    mth__sink_add(&sink, given->count == 1 ? ",)" : ")");
+    mesh_text(want, sizeof want, placement);
     return FAIL(MTH_ERROR_VALUE,
         F("device_mesh=%s differs from %s, %s", text, site->stage < 0 ? "the backend's" : "the stage's", want),
         F("give device_mesh=%s, or leave it out", want));
 }
 
-mth_status mth__site_on(const mth_module *m, mth__mesh *mesh, const mth__site *site, const mth__placement **on) {
-    const mth_arg *id = mth__module_option(m, "device_id"), *grid = mth__module_option(m, "device_mesh");
+mth_status mth__site_on(const mth_module *module, mth__mesh *mesh, const mth__site *site, const mth__placement **on) {
+    const mth_arg *id = mth__module_option(module, "device_id"), *grid = mth__module_option(module, "device_mesh");
     *on = site->stage < 0 ? NULL : site->place;
     if (grid->kind == MTH_ARG_LIST) {
         TRY(check_mesh(grid, site));
         *on = site->place;
     }
-    if (mth__module_sharded(m)) *on = site->place;
+    if (mth__module_sharded(module)) *on = site->place;
     if (id->kind != MTH_ARG_INT) return NULL;
     TRY(check_device(id->integer, site, mesh));
     *on = mth__place_device(mesh, (int)id->integer);
@@ -65,9 +69,9 @@ static mth_status unpartitionable(const char *why, const char *fix) {
         F("use mesh_context='mpmd', or %s", fix));
 }
 
-mth_status mth__check_partitionable(const mth__sharding *s, int rank, const char *what) {
+mth_status mth__check_partitionable(const mth__sharding *sharding, int rank, const char *what) {
     char why[256];
-    if (!mth__sharding_disordered(s, rank)) return NULL;
+    if (!mth__sharding_disordered(sharding, rank)) return NULL;
     snprintf(why, sizeof why,
         "computes wrong values where axes split a dimension against their order: the spec of %.80s", what);
     return unpartitionable(why, "name the axes in the order of the mesh");
@@ -75,9 +79,9 @@ mth_status mth__check_partitionable(const mth__sharding *s, int rank, const char
 
 /* It takes one program for all devices, and deals nothing round robin. */
 static mth_status check_partitioned(
-    const mth_module *m, mth__mesh *mesh, const mth__site *site, const mth__placement *on) {
-    const mth_arg *distribution = mth__module_option(m, "expert_distribution"),
-                  *experts = mth__module_option(m, "num_experts");
+    const mth_module *module, mth__mesh *mesh, const mth__site *site, const mth__placement *on) {
+    const mth_arg *distribution = mth__module_option(module, "expert_distribution"),
+                  *experts = mth__module_option(module, "num_experts");
     char where[128], why[192];
     int axis = 0;
     if (on && on != mth__place_whole(mesh)) {
@@ -96,41 +100,41 @@ static mth_status check_partitioned(
 /* A dimension of a parameter whose size options tell: the input is not needed to see that its parts are none of the
  * partitioner's. */
 static mth_status check_blocks(
-    const mth_module *m, const char *parameter, int d, mth__split split, const mth__placement *on) {
+    const mth_module *module, const char *parameter, int d, mth__split split, const mth__placement *on) {
     int64_t size, devices = 1;
     char why[256];
-    if (!mth__parameter_extent(m, parameter, d, &size, &split.grain) || mth__split_in_blocks(size, &split, on))
+    if (!mth__parameter_extent(module, parameter, d, &size, &split.grain) || mth__split_in_blocks(size, &split, on))
         return NULL;
-    for (int a = 0; a < split.naxes; a++) devices *= on->dim[split.axis[a]];
+    for (int axis = 0; axis < split.naxes; axis++) devices *= on->dim[split.axis[axis]];
     snprintf(why, sizeof why, "has no such parts as %" PRId64 "%s over %" PRId64 " devices: dimension %d of %.80s",
         size / split.grain, split.grain > 1 ? " that stay whole" : "", devices, d, parameter);
     return unpartitionable(why, "sizes that the mesh divides");
 }
 
 /* The parameters that weight_shard_spec is of: weight, or the weights of a MoE's experts. */
-static bool is_of_weight(const mth_module *m, const char *parameter) {
+static bool is_of_weight(const mth_module *module, const char *parameter) {
     const size_t n = strlen(parameter);
-    if (mth__parameter_rank(m->type, "weight")) return !strcmp(parameter, "weight");
+    if (mth__parameter_rank(module->type, "weight")) return !strcmp(parameter, "weight");
     return !strncmp(parameter, "experts.", 8) && n > 7 && !strcmp(parameter + n - 7, ".weight");
 }
 
-static mth_status check_parameter(const mth_module *m, const char *parameter, const mth__site *site) {
-    const mth_arg *spec = mth__module_option(m, "weight_shard_spec"), *specs = mth__module_option(m, "shard_specs"),
-                  *axis = mth__module_option(m, "tensor_axis");
-    if (spec && !is_of_weight(m, parameter)) spec = NULL;
+static mth_status check_parameter(const mth_module *module, const char *parameter, const mth__site *site) {
+    const mth_arg *spec = mth__module_option(module, "weight_shard_spec"),
+                  *specs = mth__module_option(module, "shard_specs"), *axis = mth__module_option(module, "tensor_axis");
+    if (spec && !is_of_weight(module, parameter)) spec = NULL;
     for (size_t i = 0; specs && i < specs->count; i++)
         if (!strcmp(specs->keys[i], parameter)) spec = &specs->items[i];
-    const int rank = mth__parameter_rank(m->type, parameter);
+    const int rank = mth__parameter_rank(module->type, parameter);
     mth__sharding said = {.on = site->place};
     if (spec && spec->kind == MTH_ARG_LIST) TRY(mth__spec_read(*spec, site->place, rank, parameter, &said));
     for (int d = 0; d < rank; d++) {
         int64_t size;
         int32_t grain;
-        if (!spec && axis && axis->kind == MTH_ARG_INT && mth__parameter_extent(m, parameter, d, &size, &grain) &&
+        if (!spec && axis && axis->kind == MTH_ARG_INT && mth__parameter_extent(module, parameter, d, &size, &grain) &&
             grain > 1)
             /* without grains one axis leaves parts in order */
             said.dim[d] = (mth__split){1, {(int8_t)axis->integer}, false, 0};
-        if (said.dim[d].naxes) TRY(check_blocks(m, parameter, d, said.dim[d], site->place));
+        if (said.dim[d].naxes) TRY(check_blocks(module, parameter, d, said.dim[d], site->place));
     }
     return NULL;
 }
@@ -153,15 +157,15 @@ static mth_status check_spec(const mth_arg *spec, const char *what, const mth__s
     return partitioned ? mth__check_partitionable(&axes, (int)spec->count, what) : NULL;
 }
 
-static mth_status check_module(const checking *c, const mth_module *m, const mth__site *site) {
+static mth_status check_module(const checking *check, const mth_module *module, const mth__site *site) {
     const mth__placement *on;
-    TRY(mth__site_on(m, c->mesh, site, &on));
-    if (c->partitioned) TRY(check_partitioned(m, c->mesh, site, on));
-    const mth_arg *weight = mth__module_option(m, "weight_shard_spec"), *specs = mth__module_option(m, "shard_specs"),
-                  *axis = mth__module_option(m, "tensor_axis");
-    if (weight) TRY(check_spec(weight, "weight", site, c->partitioned));
+    TRY(mth__site_on(module, check->mesh, site, &on));
+    if (check->partitioned) TRY(check_partitioned(module, check->mesh, site, on));
+    const mth_arg *weight = mth__module_option(module, "weight_shard_spec"),
+                  *specs = mth__module_option(module, "shard_specs"), *axis = mth__module_option(module, "tensor_axis");
+    if (weight) TRY(check_spec(weight, "weight", site, check->partitioned));
     for (size_t i = 0; specs && i < specs->count; i++)
-        TRY(check_spec(&specs->items[i], specs->keys[i], site, c->partitioned));
+        TRY(check_spec(&specs->items[i], specs->keys[i], site, check->partitioned));
     if (axis && axis->kind == MTH_ARG_INT && (axis->integer < 0 || axis->integer >= site->place->naxes)) {
         char text[64];
         mesh_text(text, sizeof text, site->place);
@@ -173,34 +177,36 @@ static mth_status check_module(const checking *c, const mth_module *m, const mth
             site->place->naxes == 1 ? F("give tensor_axis=0")
                                     : F("give a tensor_axis from 0 to %d", site->place->naxes - 1));
     }
-    const mth__ports parameters = c->partitioned ? mth__parameter_names(c->scratch, m->type) : (mth__ports){0};
-    for (int i = 0; i < parameters.n; i++) TRY(check_parameter(m, parameters.at[i].name, site));
+    const mth__ports parameters =
+        check->partitioned ? mth__parameter_names(check->scratch, module->type) : (mth__ports){0};
+    for (int i = 0; i < parameters.n; i++) TRY(check_parameter(module, parameters.at[i].name, site));
     return NULL;
 }
 
-static mth_status check_model(checking *c, const mth_model *m, const mth__site *site, const char *prefix) {
-    for (size_t i = 0; i < m->block.n; i++) {
-        const mth__block *b = m->block.at[i];
-        const char *path = mth__format(c->scratch, "%s%s", prefix, b->name);
-        if (b->model) {
-            TRY(check_model(c, b->model, site, mth__format(c->scratch, "%s.", path)));
+static mth_status check_model(checking *check, const mth_model *model, const mth__site *site, const char *prefix) {
+    for (size_t i = 0; i < model->block.n; i++) {
+        const mth__block *block = model->block.at[i];
+        const char *path = mth__format(check->scratch, "%s%s", prefix, block->name);
+        if (block->model) {
+            TRY(check_model(check, block->model, site, mth__format(check->scratch, "%s.", path)));
             continue;
         }
-        TRY(mth__error_source(mth__error_operator(check_module(c, b->module, site), path), b->line));
-        for (size_t s = 0; s < mth__pipeline_stages(b->module); s++) {
-            mth__site stage = {NULL, 0, (int)s};
+        TRY(mth__error_source(mth__error_operator(check_module(check, block->module, site), path), block->line));
+        for (size_t number = 0; number < mth__pipeline_stages(block->module); number++) {
+            mth__site stage = {NULL, 0, (int)number};
             TRY(mth__error_source(
-                mth__error_operator(mth__pipeline_place(b->module, c->mesh, s, &stage.place), path), b->line));
-            TRY(check_model(
-                c, mth__pipeline_stage(b->module, s), &stage, mth__format(c->scratch, "%s.stage_%zu.", path, s)));
+                mth__error_operator(mth__pipeline_place(block->module, check->mesh, number, &stage.place), path),
+                block->line));
+            TRY(check_model(check, mth__pipeline_stage(block->module, number), &stage,
+                mth__format(check->scratch, "%s.stage_%zu.", path, number)));
         }
     }
     return NULL;
 }
 
-mth_status mth__site_check(const mth_model *m, mth__mesh *mesh, const mth__site *site, bool partitioned) {
-    checking c = {mesh, partitioned, mth__arena_new()};
-    TRY(check_model(&c, m, site, ""));
-    mth__arena_free(c.scratch);
+mth_status mth__site_check(const mth_model *model, mth__mesh *mesh, const mth__site *site, bool partitioned) {
+    checking check = {mesh, partitioned, mth__arena_new()};
+    TRY(check_model(&check, model, site, ""));
+    mth__arena_free(check.scratch);
     return NULL;
 }

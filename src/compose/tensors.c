@@ -4,18 +4,18 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- of one operand */
-static mth_status elementwise(mth__expansion *e, const char *op) {
-    TRY(mth__need_float(e->in[0], "input"));
-    return mth__build1(&e->builder, op, NULL, e->in[0], &e->out[0]);
+static mth_status elementwise(mth__expansion *expansion, const char *op) {
+    TRY(mth__need_float(expansion->in[0], "input"));
+    return mth__build1(&expansion->builder, op, NULL, expansion->in[0], &expansion->out[0]);
 }
 
-static mth_status relu_expand(mth__expansion *e) { return elementwise(e, "relu"); }
-static mth_status gelu_expand(mth__expansion *e) {
-    return elementwise(e, mth__opt_bool(e, "approximate") ? "gelu_tanh" : "gelu");
+static mth_status relu_expand(mth__expansion *expansion) { return elementwise(expansion, "relu"); }
+static mth_status gelu_expand(mth__expansion *expansion) {
+    return elementwise(expansion, mth__opt_bool(expansion, "approximate") ? "gelu_tanh" : "gelu");
 }
-static mth_status silu_expand(mth__expansion *e) { return elementwise(e, "silu"); }
-static mth_status sigmoid_expand(mth__expansion *e) { return elementwise(e, "sigmoid"); }
-static mth_status tanh_expand(mth__expansion *e) { return elementwise(e, "tanh"); }
+static mth_status silu_expand(mth__expansion *expansion) { return elementwise(expansion, "silu"); }
+static mth_status sigmoid_expand(mth__expansion *expansion) { return elementwise(expansion, "sigmoid"); }
+static mth_status tanh_expand(mth__expansion *expansion) { return elementwise(expansion, "tanh"); }
 
 #define ELEMENTWISE(type, function, text)                                                                              \
     const mth__module_type mth__type_##type = {                                                                        \
@@ -38,9 +38,9 @@ const mth__module_type mth__type_Gelu = {
 };
 
 /* A reshape to the shape that it has: every engine takes it as a view, and it moves where its annotations say. */
-static mth_status identity_expand(mth__expansion *e) {
-    const mth__attrs same = mth__attrs_of_shape(e->in[0]->shape);
-    return mth__build1(&e->builder, "reshape", &same, e->in[0], &e->out[0]);
+static mth_status identity_expand(mth__expansion *expansion) {
+    const mth__attrs same = mth__attrs_of_shape(expansion->in[0]->shape);
+    return mth__build1(&expansion->builder, "reshape", &same, expansion->in[0], &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Identity = {
@@ -53,11 +53,12 @@ const mth__module_type mth__type_Identity = {
     .expand = identity_expand,
 };
 
-static mth_status softmax_expand(mth__expansion *e) {
+static mth_status softmax_expand(mth__expansion *expansion) {
     int axis;
-    TRY(mth__need_float(e->in[0], "input"));
-    TRY(mth__need_axis(e->in[0], "input", "axis", mth__opt_int(e, "axis", -1), &axis));
-    return mth__build1(&e->builder, "softmax", &(mth__attrs){.dimension = axis}, e->in[0], &e->out[0]);
+    TRY(mth__need_float(expansion->in[0], "input"));
+    TRY(mth__need_axis(expansion->in[0], "input", "axis", mth__opt_int(expansion, "axis", -1), &axis));
+    return mth__build1(
+        &expansion->builder, "softmax", &(mth__attrs){.dimension = axis}, expansion->in[0], &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Softmax = {
@@ -72,49 +73,52 @@ const mth__module_type mth__type_Softmax = {
 };
 
 /* ---------------------------------------------------------------- of several operands */
-static mth_status need_floats(mth__expansion *e) {
-    for (int i = 0; i < e->nin; i++) {
+static mth_status need_floats(mth__expansion *expansion) {
+    for (int i = 0; i < expansion->nin; i++) {
         char port[24];
         __builtin_snprintf(port, sizeof port, "inputs[%d]", i);
-        TRY(mth__need_float(e->in[i], port));
+        TRY(mth__need_float(expansion->in[i], port));
     }
     return NULL;
 }
 
 /* Errors of the next step name what the steps before it made: "h + b", "h + b + c", "h + ... + d". */
-static const char *term_name(const mth__value *v) { return v->name ? v->name : v->wire ? v->wire : "..."; }
-static const char *terms_name(mth__expansion *e, int last, char sign, const char *before) {
-    mth__arena *arena = e->builder.graph->arena;
-    if (last <= 2) return mth__format(arena, "%s %c %s", before, sign, term_name(e->in[last]));
-    return mth__format(arena, "%s %c ... %c %s", term_name(e->in[0]), sign, sign, term_name(e->in[last]));
+static const char *term_name(const mth__value *value) {
+    return value->name ? value->name : value->wire ? value->wire : "...";
+}
+static const char *terms_name(mth__expansion *expansion, int last, char sign, const char *before) {
+    mth__arena *arena = expansion->builder.graph->arena;
+    if (last <= 2) return mth__format(arena, "%s %c %s", before, sign, term_name(expansion->in[last]));
+    return mth__format(
+        arena, "%s %c ... %c %s", term_name(expansion->in[0]), sign, sign, term_name(expansion->in[last]));
 }
 
-static mth_status fold(mth__expansion *e, const char *op, char sign) {
-    TRY(need_floats(e));
-    mth__value *v = e->in[0];
-    for (int i = 1; i < e->nin; i++) {
-        const char *wire = i + 1 == e->nin ? NULL : terms_name(e, i, sign, term_name(v));
-        TRY(mth__build2(&e->builder, op, NULL, v, e->in[i], &v));
-        v->wire = wire;
+static mth_status fold(mth__expansion *expansion, const char *op, char sign) {
+    TRY(need_floats(expansion));
+    mth__value *value = expansion->in[0];
+    for (int i = 1; i < expansion->nin; i++) {
+        const char *wire = i + 1 == expansion->nin ? NULL : terms_name(expansion, i, sign, term_name(value));
+        TRY(mth__build2(&expansion->builder, op, NULL, value, expansion->in[i], &value));
+        value->wire = wire;
     }
-    e->out[0] = v;
+    expansion->out[0] = value;
     return NULL;
 }
 
-static mth_status add_expand(mth__expansion *e) { return fold(e, "add", '+'); }
-static mth_status subtract_expand(mth__expansion *e) { return fold(e, "sub", '-'); }
-static mth_status multiply_expand(mth__expansion *e) { return fold(e, "mul", '*'); }
-static mth_status divide_expand(mth__expansion *e) { return fold(e, "div", '/'); }
+static mth_status add_expand(mth__expansion *expansion) { return fold(expansion, "add", '+'); }
+static mth_status subtract_expand(mth__expansion *expansion) { return fold(expansion, "sub", '-'); }
+static mth_status multiply_expand(mth__expansion *expansion) { return fold(expansion, "mul", '*'); }
+static mth_status divide_expand(mth__expansion *expansion) { return fold(expansion, "div", '/'); }
 
-static mth_status wired_several(const mth_module *m, const int *wires) {
+static mth_status wired_several(const mth_module *module, const int *wires) {
     if (wires[0] >= 2) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("%s takes 2 or more inputs, and has %d", m->type->name, wires[0]),
+    return FAIL(MTH_ERROR_VALUE, F("%s takes 2 or more inputs, and has %d", module->type->name, wires[0]),
         F("name them all: inputs=['a', 'b']"));
 }
 
-static mth_status wired_pair(const mth_module *m, const int *wires) {
+static mth_status wired_pair(const mth_module *module, const int *wires) {
     if (wires[0] == 2) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("%s takes 2 inputs, and has %d", m->type->name, wires[0]),
+    return FAIL(MTH_ERROR_VALUE, F("%s takes 2 inputs, and has %d", module->type->name, wires[0]),
         F("name both: inputs=['a', 'b']"));
 }
 
@@ -134,34 +138,37 @@ ARITHMETIC(Subtract, subtract_expand, wired_pair, "inputs[0] - inputs[1]; shapes
 ARITHMETIC(
     Divide, divide_expand, wired_pair, "inputs[0] / inputs[1], element by element; shapes broadcast as in NumPy.");
 
-static mth_status matmul_expand(mth__expansion *e) {
-    mth__value *a = e->in[0], *b = e->in[1];
-    TRY(need_floats(e));
+static mth_status matmul_expand(mth__expansion *expansion) {
+    mth__value *a = expansion->in[0], *b = expansion->in[1];
+    TRY(need_floats(expansion));
     TRY(mth__need_rank(a, "inputs[0]", 1, MTH__RANK));
     TRY(mth__need_rank(b, "inputs[1]", 2, MTH__RANK));
     int batch = b->shape.rank - 2, ra = a->shape.rank;
     bool fits = (batch == 0 || ra == b->shape.rank) && a->shape.dim[ra - 1] == b->shape.dim[batch];
     for (int d = 0; d < batch && fits; d++) fits = a->shape.dim[d] == b->shape.dim[d];
     if (!fits) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("the shapes do not fit a matrix product"),
+        mth_status status = FAIL(MTH_ERROR_VALUE, F("the shapes do not fit a matrix product"),
             F("give [..., n, i] and [i, o], or [..., n, i] and [..., i, o] with the same leading dimensions"));
-        return mth__error_tensor(mth__error_tensor(s, mth__port_text("inputs[0]", a)), mth__port_text("inputs[1]", b));
+        return mth__error_tensor(
+            mth__error_tensor(status, mth__port_text("inputs[0]", a)), mth__port_text("inputs[1]", b));
     }
     char lead[MTH__RANK] = "abcdefg", spec[40]; /* the last letter of `lead` that is used stands for n */
     __builtin_snprintf(spec, sizeof spec, "%.*si,%.*sio->%.*so", ra - 1, lead, batch, lead, ra - 1, lead);
-    return mth__build_contract(&e->builder, mth__copy_text(e->builder.graph->arena, spec), a, b, &e->out[0]);
+    return mth__build_contract(
+        &expansion->builder, mth__copy_text(expansion->builder.graph->arena, spec), a, b, &expansion->out[0]);
 }
 ARITHMETIC(MatMul, matmul_expand, wired_pair,
     "The matrix product of inputs[0] [..., n, i] with inputs[1] [i, o] or [..., i, o] -> "
     "output[..., n, o]; leading dimensions are the same.");
 
-static mth_status concat_expand(mth__expansion *e) {
+static mth_status concat_expand(mth__expansion *expansion) {
     int axis;
-    TRY(mth__need_axis(e->in[0], "inputs[0]", "axis", mth__opt_int(e, "axis", 0), &axis));
-    if (e->nin > MTH__MAX_IN)
-        return FAIL(MTH_ERROR_VALUE, F("Concat takes at most %d inputs, and has %d", MTH__MAX_IN, e->nin),
+    TRY(mth__need_axis(expansion->in[0], "inputs[0]", "axis", mth__opt_int(expansion, "axis", 0), &axis));
+    if (expansion->nin > MTH__MAX_IN)
+        return FAIL(MTH_ERROR_VALUE, F("Concat takes at most %d inputs, and has %d", MTH__MAX_IN, expansion->nin),
             F("concatenate in two steps"));
-    return mth__build(&e->builder, mth__op_find("concat"), &(mth__attrs){.dimension = axis}, e->nin, e->in, &e->out[0]);
+    return mth__build(&expansion->builder, mth__op_find("concat"), &(mth__attrs){.dimension = axis}, expansion->nin,
+        expansion->in, &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Concat = {
@@ -178,34 +185,34 @@ const mth__module_type mth__type_Concat = {
 };
 
 /* ---------------------------------------------------------------- layout */
-static mth_status split_expand(mth__expansion *e) {
+static mth_status split_expand(mth__expansion *expansion) {
     int axis;
-    mth__value *x = e->in[0];
-    int64_t parts = mth__opt_int(e, "parts", 0);
-    TRY(mth__need_axis(x, "input", "axis", mth__opt_int(e, "axis", 0), &axis));
+    mth__value *x = expansion->in[0];
+    int64_t parts = mth__opt_int(expansion, "parts", 0);
+    TRY(mth__need_axis(x, "input", "axis", mth__opt_int(expansion, "axis", 0), &axis));
     int64_t n = x->shape.dim[axis], each = n / parts;
     if (n % parts) {
-        mth_status s =
+        mth_status status =
             FAIL(MTH_ERROR_VALUE, F("dimension %d of %" PRId64 " has no %" PRId64 " equal parts", axis, n, parts),
                 F("give parts that divide %" PRId64 ", or cut with Slice", n));
-        return mth__error_tensor(s, mth__port_text("input", x));
+        return mth__error_tensor(status, mth__port_text("input", x));
     }
     for (int i = 0; i < parts; i++)
-        TRY(mth__build1(&e->builder, "slice",
-            &(mth__attrs){.dimension = axis, .start = i * each, .stop = (i + 1) * each}, x, &e->out[i]));
+        TRY(mth__build1(&expansion->builder, "slice",
+            &(mth__attrs){.dimension = axis, .start = i * each, .stop = (i + 1) * each}, x, &expansion->out[i]));
     return NULL;
 }
 
-static void split_ports(const mth_module *m, mth__arena *arena, const char **inputs, const char **outputs) {
+static void split_ports(const mth_module *module, mth__arena *arena, const char **inputs, const char **outputs) {
     (void)inputs;
-    mth__text t = mth__text_new(arena);
-    for (int64_t i = 0; i < mth__module_option(m, "parts")->integer; i++)
-        mth__text_add(&t, i ? ", output%" PRId64 : "output%" PRId64, i);
-    *outputs = t.at;
+    mth__text text = mth__text_new(arena);
+    for (int64_t i = 0; i < mth__module_option(module, "parts")->integer; i++)
+        mth__text_add(&text, i ? ", output%" PRId64 : "output%" PRId64, i);
+    *outputs = text.at;
 }
 
-static mth_status split_check(const mth_module *m) {
-    int64_t parts = mth__module_option(m, "parts")->integer;
+static mth_status split_check(const mth_module *module) {
+    int64_t parts = mth__module_option(module, "parts")->integer;
     if (parts <= 1024) return NULL;
     return FAIL(MTH_ERROR_VALUE, F("parts=%" PRId64 " outputs are more than 1024", parts), F("split in two steps"));
 }
@@ -223,20 +230,21 @@ const mth__module_type mth__type_Split = {
     .expand = split_expand,
 };
 
-static mth_status slice_expand(mth__expansion *e) {
+static mth_status slice_expand(mth__expansion *expansion) {
     int axis;
-    mth__value *x = e->in[0];
-    TRY(mth__need_axis(x, "input", "axis", mth__opt_int(e, "axis", 0), &axis));
-    int64_t n = x->shape.dim[axis], start = mth__opt_int(e, "start", 0), stop = mth__opt_int(e, "stop", n);
+    mth__value *x = expansion->in[0];
+    TRY(mth__need_axis(x, "input", "axis", mth__opt_int(expansion, "axis", 0), &axis));
+    int64_t n = x->shape.dim[axis], start = mth__opt_int(expansion, "start", 0),
+            stop = mth__opt_int(expansion, "stop", n);
     int64_t from = start < 0 ? start + n : start, to = stop < 0 ? stop + n : stop;
     if (from < 0 || to > n || from >= to) {
-        mth_status s = FAIL(MTH_ERROR_VALUE,
+        mth_status status = FAIL(MTH_ERROR_VALUE,
             F("start=%" PRId64 ", stop=%" PRId64 " take nothing from dimension %d of %" PRId64, start, stop, axis, n),
             F("give a start below stop, both within %" PRId64 " (negative ones count from the end)", n));
-        return mth__error_tensor(s, mth__port_text("input", x));
+        return mth__error_tensor(status, mth__port_text("input", x));
     }
-    return mth__build1(
-        &e->builder, "slice", &(mth__attrs){.dimension = axis, .start = from, .stop = to}, x, &e->out[0]);
+    return mth__build1(&expansion->builder, "slice", &(mth__attrs){.dimension = axis, .start = from, .stop = to}, x,
+        &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Slice = {
@@ -252,20 +260,20 @@ const mth__module_type mth__type_Slice = {
     .expand = slice_expand,
 };
 
-static mth_status check_ints(const mth_module *m, const char *option, size_t most) {
-    const mth_arg *a = mth__module_option(m, option);
+static mth_status check_ints(const mth_module *module, const char *option, size_t most) {
+    const mth_arg *a = mth__module_option(module, option);
     if (a->kind == MTH_ARG_NONE) return NULL;
     bool good = a->count <= most;
     for (size_t i = 0; i < a->count && good; i++) good = a->items[i].kind == MTH_ARG_INT;
     if (good) return NULL;
-    const char *text = mth__arg_text(m->arena, *a);
+    const char *text = mth__arg_text(module->arena, *a);
     return FAIL(MTH_ERROR_TYPE, F("%s=%s is no tuple of at most %zu integers", option, text, most),
         F("give %s as a tuple of integers", option));
 }
 
-static mth_status reshape_expand(mth__expansion *e) {
-    mth__value *x = e->in[0];
-    const mth_arg *shape = mth__module_option(e->module, "shape");
+static mth_status reshape_expand(mth__expansion *expansion) {
+    mth__value *x = expansion->in[0];
+    const mth_arg *shape = mth__module_option(expansion->module, "shape");
     mth__shape to = {(int)shape->count, {0}};
     int64_t known = 1, size = mth__shape_size(x->shape);
     int open = -1;
@@ -278,18 +286,18 @@ static mth_status reshape_expand(mth__expansion *e) {
     }
     if (open >= 0 && size % known == 0) to.dim[open] = size / known, known = size;
     if (known != size) {
-        const char *text = mth__arg_text(e->builder.graph->arena, *shape);
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("%" PRId64 " elements do not fill the shape %s", size, text),
+        const char *text = mth__arg_text(expansion->builder.graph->arena, *shape);
+        mth_status status = FAIL(MTH_ERROR_VALUE, F("%" PRId64 " elements do not fill the shape %s", size, text),
             F("give a shape of %" PRId64 " elements, with one -1 for what is left", size));
-        return mth__error_tensor(s, mth__port_text("input", x));
+        return mth__error_tensor(status, mth__port_text("input", x));
     }
-    mth__attrs a = mth__attrs_of_shape(to);
-    return mth__build1(&e->builder, "reshape", &a, x, &e->out[0]);
+    mth__attrs attrs = mth__attrs_of_shape(to);
+    return mth__build1(&expansion->builder, "reshape", &attrs, x, &expansion->out[0]);
 }
 
-static mth_status reshape_check(const mth_module *m) {
-    const mth_arg *shape = mth__module_option(m, "shape");
-    TRY(check_ints(m, "shape", MTH__RANK));
+static mth_status reshape_check(const mth_module *module) {
+    const mth_arg *shape = mth__module_option(module, "shape");
+    TRY(check_ints(module, "shape", MTH__RANK));
     int open = 0;
     for (size_t d = 0; d < shape->count; d++) {
         int64_t n = shape->items[d].integer;
@@ -314,30 +322,30 @@ const mth__module_type mth__type_Reshape = {
     .expand = reshape_expand,
 };
 
-static mth_status transpose_expand(mth__expansion *e) {
-    mth__value *x = e->in[0];
-    const mth_arg *axes = mth__module_option(e->module, "axes");
+static mth_status transpose_expand(mth__expansion *expansion) {
+    mth__value *x = expansion->in[0];
+    const mth_arg *axes = mth__module_option(expansion->module, "axes");
     int rank = x->shape.rank;
-    mth__attrs a = {.rank = rank};
+    mth__attrs attrs = {.rank = rank};
     unsigned used = 0;
     for (int d = 0; d < rank; d++) {
         int axis = rank - 1 - d;
         if (axes->kind == MTH_ARG_LIST && axes->count == (size_t)rank)
             TRY(mth__need_axis(x, "input", "axes", axes->items[d].integer, &axis));
         used |= 1u << axis;
-        a.permutation[d] = axis;
+        attrs.permutation[d] = axis;
     }
     if ((axes->kind == MTH_ARG_LIST && axes->count != (size_t)rank) || used != (1u << rank) - 1) {
-        const char *text = mth__arg_text(e->builder.graph->arena, *axes);
+        const char *text = mth__arg_text(expansion->builder.graph->arena, *axes);
         return mth__error_tensor(
             FAIL(MTH_ERROR_VALUE, F("axes=%s do not name each of the %d dimensions once", text, rank),
                 F("give the %d dimensions in their new order", rank)),
             mth__port_text("input", x));
     }
-    return mth__build1(&e->builder, "transpose", &a, x, &e->out[0]);
+    return mth__build1(&expansion->builder, "transpose", &attrs, x, &expansion->out[0]);
 }
 
-static mth_status transpose_check(const mth_module *m) { return check_ints(m, "axes", MTH__RANK); }
+static mth_status transpose_check(const mth_module *module) { return check_ints(module, "axes", MTH__RANK); }
 
 const mth__module_type mth__type_Transpose = {
     .name = "Transpose",
@@ -353,9 +361,9 @@ const mth__module_type mth__type_Transpose = {
 };
 
 /* ---------------------------------------------------------------- reductions */
-static mth_status reduction(mth__expansion *e, const char *op) {
-    mth__value *x = e->in[0];
-    const mth_arg *axis = mth__module_option(e->module, "axis");
+static mth_status reduction(mth__expansion *expansion, const char *op) {
+    mth__value *x = expansion->in[0];
+    const mth_arg *axis = mth__module_option(expansion->module, "axis");
     TRY(mth__need_float(x, "input"));
     unsigned dims = axis->kind == MTH_ARG_NONE ? (1u << x->shape.rank) - 1 : 0;
     size_t n = axis->kind == MTH_ARG_LIST ? axis->count : axis->kind == MTH_ARG_INT;
@@ -368,18 +376,18 @@ static mth_status reduction(mth__expansion *e, const char *op) {
                 mth__port_text("input", x));
         dims |= 1u << d;
     }
-    return mth__part_reduce(&e->builder, op, x, dims, mth__opt_bool(e, "keepdims"), &e->out[0]);
+    return mth__part_reduce(&expansion->builder, op, x, dims, mth__opt_bool(expansion, "keepdims"), &expansion->out[0]);
 }
 
-static mth_status mean_expand(mth__expansion *e) { return reduction(e, "mean"); }
-static mth_status sum_expand(mth__expansion *e) { return reduction(e, "reduce_sum"); }
-static mth_status max_expand(mth__expansion *e) { return reduction(e, "reduce_max"); }
+static mth_status mean_expand(mth__expansion *expansion) { return reduction(expansion, "mean"); }
+static mth_status sum_expand(mth__expansion *expansion) { return reduction(expansion, "reduce_sum"); }
+static mth_status max_expand(mth__expansion *expansion) { return reduction(expansion, "reduce_max"); }
 
-static mth_status reduction_check(const mth_module *m) {
-    const mth_arg *axis = mth__module_option(m, "axis");
-    if (axis->kind == MTH_ARG_LIST && axis->count) return check_ints(m, "axis", MTH__RANK);
+static mth_status reduction_check(const mth_module *module) {
+    const mth_arg *axis = mth__module_option(module, "axis");
+    if (axis->kind == MTH_ARG_LIST && axis->count) return check_ints(module, "axis", MTH__RANK);
     if (axis->kind == MTH_ARG_INT || axis->kind == MTH_ARG_NONE) return NULL;
-    const char *text = mth__arg_text(m->arena, *axis);
+    const char *text = mth__arg_text(module->arena, *axis);
     return FAIL(MTH_ERROR_TYPE, F("axis=%s is no dimension", text),
         F("give axis a dimension, a tuple of dimensions, or None for all"));
 }

@@ -11,52 +11,53 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- elements */
-int64_t mth__held_elements(const mth_array *a, const mth__held *h) {
+int64_t mth__held_elements(const mth_array *array, const mth__held *held) {
     int64_t n = 1;
-    for (int d = 0; d < a->shape.rank; d++) n *= h->size[d];
+    for (int d = 0; d < array->shape.rank; d++) n *= held->size[d];
     return n;
 }
 
-void mth__held_strides(
-    const mth_array *a, const mth__held *h, int64_t local[MTH__RANK], int64_t global[MTH__RANK], int64_t *offset) {
-    mth__shape part = a->shape;
-    memcpy(part.dim, h->size, sizeof part.dim);
+void mth__held_strides(const mth_array *array, const mth__held *held, int64_t local[MTH__RANK],
+    int64_t global[MTH__RANK], int64_t *offset) {
+    mth__shape part = array->shape;
+    memcpy(part.dim, held->size, sizeof part.dim);
     mth__shape_strides(part, local);
-    mth__shape_strides(a->shape, global);
+    mth__shape_strides(array->shape, global);
     *offset = 0;
-    for (int d = 0; d < a->shape.rank; d++) {
-        *offset += h->start[d] * global[d];
-        global[d] *= h->step[d];
+    for (int d = 0; d < array->shape.rank; d++) {
+        *offset += held->start[d] * global[d];
+        global[d] *= held->step[d];
     }
 }
 
 /* ---------------------------------------------------------------- copies */
 enum { ELEMENTS_EACH = 1 << 17 /* some ten thousandths of a second, or a millisecond of random numbers */ };
 
-mth_status mth__held_copy(const mth_array *a, const mth__held *h, void *part, void *whole, bool to_whole) {
-    const size_t bytes = mth_dtype_size(a->dtype);
+mth_status mth__held_copy(const mth_array *array, const mth__held *held, void *part, void *whole, bool to_whole) {
+    const size_t bytes = mth_dtype_size(array->dtype);
     int64_t local[MTH__RANK], global[MTH__RANK], offset;
-    mth__held_strides(a, h, local, global, &offset);
-    mth__copy c = {.loop = {.rank = a->shape.rank, .operands = 2}};
-    for (int d = 0; d < a->shape.rank; d++) {
-        if (!h->size[d]) return NULL;
-        c.loop.size[d] = h->size[d];
-        c.loop.stride[0][d] = (to_whole ? global : local)[d];
-        c.loop.stride[1][d] = (to_whole ? local : global)[d];
+    mth__held_strides(array, held, local, global, &offset);
+    mth__copy copy = {.loop = {.rank = array->shape.rank, .operands = 2}};
+    for (int d = 0; d < array->shape.rank; d++) {
+        if (!held->size[d]) return NULL;
+        copy.loop.size[d] = held->size[d];
+        copy.loop.stride[0][d] = (to_whole ? global : local)[d];
+        copy.loop.stride[1][d] = (to_whole ? local : global)[d];
     }
-    mth__copy_plan(&c, a->dtype);
+    mth__copy_plan(&copy, array->dtype);
     whole = (char *)whole + offset * (int64_t)bytes;
-    const int64_t each = mth__held_elements(a, h) / c.rows, rows = each < ELEMENTS_EACH ? ELEMENTS_EACH / each : 1;
-    for (int64_t row = 0; row < c.rows; row += rows) {
+    const int64_t each = mth__held_elements(array, held) / copy.rows,
+                  rows = each < ELEMENTS_EACH ? ELEMENTS_EACH / each : 1;
+    for (int64_t row = 0; row < copy.rows; row += rows) {
         TRY(mth__stop_check());
-        mth__copy_run(
-            &c, to_whole ? whole : part, to_whole ? part : whole, row, c.rows - row < rows ? c.rows : row + rows);
+        mth__copy_run(&copy, to_whole ? whole : part, to_whole ? part : whole, row,
+            copy.rows - row < rows ? copy.rows : row + rows);
     }
     return NULL;
 }
 
-mth_status mth__fill_from_whole(void *whole, const mth_array *a, const mth__held *h, void *data) {
-    return mth__held_copy(a, h, data, whole, false);
+mth_status mth__fill_from_whole(void *whole, const mth_array *array, const mth__held *held, void *data) {
+    return mth__held_copy(array, held, data, whole, false);
 }
 
 /* ---------------------------------------------------------------- threads */
@@ -114,73 +115,77 @@ static mth_status fill_ranges(range all, int64_t n) {
 
 /* ---------------------------------------------------------------- random numbers */
 static void draw(
-    const mth__random *f, mth_dtype dtype, uint64_t element, int64_t stride, int64_t n, void *data, int64_t at) {
+    const mth__random *random, mth_dtype dtype, uint64_t element, int64_t stride, int64_t n, void *data, int64_t at) {
     float some[AT_ONCE];
     for (int64_t done = 0; done < n; done += AT_ONCE) {
         const int64_t count = n - done < AT_ONCE ? n - done : AT_ONCE;
         const uint64_t first = element + (uint64_t)(done * stride);
-        if (f->range) {
+        if (random->range) {
             for (int64_t i = 0; i < count; i++)
-                ((int32_t *)data)[at + done + i] =
-                    (int32_t)(f->low + mth__philox_below(f->seed, f->stream, first + (uint64_t)(i * stride), f->range));
+                ((int32_t *)data)[at + done + i] = (int32_t)(random->low +
+                    mth__philox_below(random->seed, random->stream, first + (uint64_t)(i * stride), random->range));
             continue;
         }
-        const float scale = (float)f->scale;
-        if (f->init == MTH__INIT_NORMAL) {
-            mth__philox_normals(f->seed, f->stream, first, (uint64_t)stride, (size_t)count, some);
+        const float scale = (float)random->scale;
+        if (random->init == MTH__INIT_NORMAL) {
+            mth__philox_normals(random->seed, random->stream, first, (uint64_t)stride, (size_t)count, some);
             for (int64_t i = 0; i < count; i++) some[i] *= scale;
-        } else if (f->init == MTH__INIT_UNIFORM) {
+        } else if (random->init == MTH__INIT_UNIFORM) {
             for (int64_t i = 0; i < count; i++)
-                some[i] = scale * (2 * mth__philox_uniform(f->seed, f->stream, first + (uint64_t)(i * stride)) - 1);
+                some[i] =
+                    scale * (2 * mth__philox_uniform(random->seed, random->stream, first + (uint64_t)(i * stride)) - 1);
         } else {
-            for (int64_t i = 0; i < count; i++) some[i] = f->init == MTH__INIT_ONE;
+            for (int64_t i = 0; i < count; i++) some[i] = random->init == MTH__INIT_ONE;
         }
         mth__dtype_convert(
             MTH_FLOAT32, some, dtype, (char *)data + (at + done) * (int64_t)mth_dtype_size(dtype), count);
     }
 }
 
-static void random_range(const range *r) {
-    const mth__held *h = r->held;
-    const int last = r->array->shape.rank - 1;
+static void random_range(const range *piece) {
+    const mth__held *held = piece->held;
+    const int last = piece->array->shape.rank - 1;
     int64_t local[MTH__RANK], global[MTH__RANK], offset;
-    mth__held_strides(r->array, h, local, global, &offset);
-    const int64_t inner = last < 0 ? 1 : h->size[last], stride = last < 0 ? 1 : global[last];
-    for (int64_t i = r->begin, n; i < r->end; i += n) { /* a row, or what the range has of it */
+    mth__held_strides(piece->array, held, local, global, &offset);
+    const int64_t inner = last < 0 ? 1 : held->size[last], stride = last < 0 ? 1 : global[last];
+    for (int64_t i = piece->begin, n; i < piece->end; i += n) { /* a row, or what the range has of it */
         const int64_t within = i % inner;
         int64_t row = i / inner, element = offset + within * stride;
         for (int d = last - 1; d >= 0; d--) {
-            element += row % h->size[d] * global[d];
-            row /= h->size[d];
+            element += row % held->size[d] * global[d];
+            row /= held->size[d];
         }
-        n = inner - within < r->end - i ? inner - within : r->end - i;
-        draw(r->what, r->array->dtype, (uint64_t)element, stride, n, r->data, i);
+        n = inner - within < piece->end - i ? inner - within : piece->end - i;
+        draw(piece->what, piece->array->dtype, (uint64_t)element, stride, n, piece->data, i);
     }
 }
 
-mth_status mth__fill_random(void *context, const mth_array *a, const mth__held *h, void *data) {
-    return fill_ranges((range){random_range, context, a, h, data, 0, 0, NULL}, mth__held_elements(a, h));
+mth_status mth__fill_random(void *context, const mth_array *array, const mth__held *held, void *data) {
+    return fill_ranges((range){random_range, context, array, held, data, 0, 0, NULL}, mth__held_elements(array, held));
 }
 
 /* ---------------------------------------------------------------- constants */
-static void constant_range(const range *r) {
-    const double value = *(const double *)r->what;
-    const mth_dtype dtype = r->array->dtype;
+static void constant_range(const range *piece) {
+    const double value = *(const double *)piece->what;
+    const mth_dtype dtype = piece->array->dtype;
     uint64_t bits[1] = {0};
     mth__dtype_store(dtype, bits, 0, value);
     switch (mth_dtype_size(dtype)) {
-    case 1: memset((char *)r->data + r->begin, (int)(bits[0] & 0xff), (size_t)(r->end - r->begin)); break;
+    case 1:
+        memset((char *)piece->data + piece->begin, (int)(bits[0] & 0xff), (size_t)(piece->end - piece->begin));
+        break;
     case 2:
-        for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 2 * i, bits, 2);
+        for (int64_t i = piece->begin; i < piece->end; i++) memcpy((char *)piece->data + 2 * i, bits, 2);
         break;
     case 4:
-        for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 4 * i, bits, 4);
+        for (int64_t i = piece->begin; i < piece->end; i++) memcpy((char *)piece->data + 4 * i, bits, 4);
         break;
     default:
-        for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 8 * i, bits, 8);
+        for (int64_t i = piece->begin; i < piece->end; i++) memcpy((char *)piece->data + 8 * i, bits, 8);
     }
 }
 
-mth_status mth__fill_constant(void *context, const mth_array *a, const mth__held *h, void *data) {
-    return fill_ranges((range){constant_range, context, a, h, data, 0, 0, NULL}, mth__held_elements(a, h));
+mth_status mth__fill_constant(void *context, const mth_array *array, const mth__held *held, void *data) {
+    return fill_ranges(
+        (range){constant_range, context, array, held, data, 0, 0, NULL}, mth__held_elements(array, held));
 }

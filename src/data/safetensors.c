@@ -36,25 +36,25 @@ static mth_status cant(const char *path, const char *verb, int code) {
         code);
 }
 
-static mth_status read_bytes(const open_file *f, uint64_t at, void *to, size_t n) {
+static mth_status read_bytes(const open_file *file, uint64_t at, void *to, size_t n) {
     for (char *next = to; n;) {
-        const ssize_t got = pread(f->fd, next, n, (off_t)at);
+        const ssize_t got = pread(file->fd, next, n, (off_t)at);
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return cant(f->path, "read", errno);
+        if (got < 0) return cant(file->path, "read", errno);
         if (!got)
-            return mth__file_lies(f->path,
+            return mth__file_lies(file->path,
                 F("it ends at byte %llu of %llu: it was cut short while it was read", (unsigned long long)at,
-                    (unsigned long long)f->bytes));
+                    (unsigned long long)file->bytes));
         next += got, n -= (size_t)got, at += (uint64_t)got;
     }
     return NULL;
 }
 
-static mth_status open_regular(const char *path, open_file *f) {
+static mth_status open_regular(const char *path, open_file *file) {
     const char *other;
-    *f = (open_file){.path = path};
-    f->fd = mth__open_to_read(path, &f->bytes, &other);
-    if (f->fd < 0) return cant(path, "open", errno);
+    *file = (open_file){.path = path};
+    file->fd = mth__open_to_read(path, &file->bytes, &other);
+    if (file->fd < 0) return cant(path, "open", errno);
     if (!other) return NULL;
     if (!strcmp(other, "folder")) return cant(path, "read", EISDIR);
     return FAIL(MTH_ERROR_IO, F("%s is a %s, no file", path, other),
@@ -62,46 +62,47 @@ static mth_status open_regular(const char *path, open_file *f) {
 }
 
 /* Inside a guard; the header lives in the arena. */
-static mth_status read_header(open_file *f, mth__arena *arena) {
+static mth_status read_header(open_file *file, mth__arena *arena) {
     unsigned char size[8];
     uint64_t header = 0;
-    if (f->bytes < 10) return mth__file_lies(f->path, F("it is shorter than a header"));
-    TRY(read_bytes(f, 0, size, sizeof size));
+    if (file->bytes < 10) return mth__file_lies(file->path, F("it is shorter than a header"));
+    TRY(read_bytes(file, 0, size, sizeof size));
     for (int i = 0; i < 8; i++) header |= (uint64_t)size[i] << 8 * i;
-    if (header < 2 || header > f->bytes - 8)
+    if (header < 2 || header > file->bytes - 8)
         return FAIL(MTH_ERROR_IO,
-            F("%s is no valid safetensors file: its header claims %llu bytes, the file has %llu", f->path,
-                (unsigned long long)header, (unsigned long long)f->bytes),
+            F("%s is no valid safetensors file: its header claims %llu bytes, the file has %llu", file->path,
+                (unsigned long long)header, (unsigned long long)file->bytes),
             F("fetch the file again: it is truncated or of another format"));
     if (header > MTH__HEADER_LIMIT)
         return FAIL(MTH_ERROR_IO,
-            F("%s has a header of %llu bytes, the format allows %d", f->path, (unsigned long long)header,
+            F("%s has a header of %llu bytes, the format allows %d", file->path, (unsigned long long)header,
                 MTH__HEADER_LIMIT),
             F("store the tensors in several files"));
-    f->data = 8 + header;
+    file->data = 8 + header;
     char *text = mth__alloc(arena, header);
-    TRY(read_bytes(f, 8, text, header));
-    return mth__file_header_read(arena, f->path, text, header, f->bytes - f->data, &f->header);
+    TRY(read_bytes(file, 8, text, header));
+    return mth__file_header_read(arena, file->path, text, header, file->bytes - file->data, &file->header);
 }
 
 /* By their names; one that holds a zero can't be asked for. */
-static void list_tensors(mth__arena *arena, open_file *f) {
-    f->tensor = NEW_ARRAY(arena, const mth__file_tensor *, f->header.count);
-    for (size_t i = 0; i < f->header.count; i++) {
-        const mth__file_tensor *t = &f->header.tensor[i];
-        if (!memchr(t->name.at, 0, t->name.n)) f->tensor[mth__names_add(arena, &f->names, t->name.at)] = t;
+static void list_tensors(mth__arena *arena, open_file *file) {
+    file->tensor = NEW_ARRAY(arena, const mth__file_tensor *, file->header.count);
+    for (size_t i = 0; i < file->header.count; i++) {
+        const mth__file_tensor *tensor = &file->header.tensor[i];
+        if (!memchr(tensor->name.at, 0, tensor->name.n))
+            file->tensor[mth__names_add(arena, &file->names, tensor->name.at)] = tensor;
     }
 }
 
-static mth_status find_tensor(const open_file *f, const char *name, const mth__file_tensor **out) {
-    const int at = mth__names_find(&f->names, name);
-    if (at >= 0) return *out = f->tensor[at], NULL;
-    char *fix = f->names.name.n ? mth__name_fix("tensor", name, f->names.name.at, f->names.name.n)
-        : f->header.count
+static mth_status find_tensor(const open_file *file, const char *name, const mth__file_tensor **out) {
+    const int at = mth__names_find(&file->names, name);
+    if (at >= 0) return *out = file->tensor[at], NULL;
+    char *fix = file->names.name.n ? mth__name_fix("tensor", name, file->names.name.at, file->names.name.n)
+        : file->header.count
         ? F("save its tensors under names without a NUL character (\\u0000), which all of its %zu have",
-              f->header.count)
+              file->header.count)
         : F("give the path of another file: this one holds no tensors at all");
-    return FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, name), fix);
+    return FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", file->path, name), fix);
 }
 
 /* ---------------------------------------------------------------- data */
@@ -122,30 +123,31 @@ static mth_status make_buffer(unsigned char **buffer, size_t size, const char *p
                          F("free memory and try again"));
 }
 
-static mth_status misfit(const file_source *s, const void *element, int64_t at) {
-    const mth__file_tensor *tensor = s->tensor;
+static mth_status misfit(const file_source *source, const void *element, int64_t at) {
+    const mth__file_tensor *tensor = source->tensor;
     mth__shape shape = {.rank = tensor->rank};
     char what[512];
     memcpy(shape.dim, tensor->dim, sizeof tensor->dim);
-    snprintf(what, sizeof what, "tensor '%.*s' of %s", (int)tensor->name.n, tensor->name.at, s->file->path);
-    return mth__misfit(what, s->from, element, shape, at, s->to);
+    snprintf(what, sizeof what, "tensor '%.*s' of %s", (int)tensor->name.n, tensor->name.at, source->file->path);
+    return mth__misfit(what, source->from, element, shape, at, source->to);
 }
 
 /* `rows` runs of `n` elements of the file, the first from element `at` on, each `step` elements behind the last: one
    after the other, in the array's dtype; valid until the next call. */
-static mth_status read_runs(const file_source *s, int64_t rows, int64_t step, int64_t at, int64_t n, const void **out) {
-    open_file *f = s->file;
-    const size_t size = mth_dtype_size(s->from);
-    TRY(make_buffer(&f->buffer, sizeof(double), f->path));
+static mth_status read_runs(
+    const file_source *source, int64_t rows, int64_t step, int64_t at, int64_t n, const void **out) {
+    open_file *file = source->file;
+    const size_t size = mth_dtype_size(source->from);
+    TRY(make_buffer(&file->buffer, sizeof(double), file->path));
     for (int64_t i = 0; i < rows; i++)
-        TRY(read_bytes(
-            f, s->begin + (uint64_t)(at + i * step) * size, f->buffer + (size_t)(i * n) * size, (size_t)n * size));
-    *out = f->buffer;
-    if (s->from == s->to) return NULL;
-    TRY(make_buffer(&f->converted, sizeof(double), f->path));
-    const int64_t lost = mth__dtype_convert_checked(s->from, f->buffer, s->to, f->converted, rows * n);
-    if (lost >= 0) return misfit(s, f->buffer + (size_t)lost * size, at + lost / n * step + lost % n);
-    *out = f->converted;
+        TRY(read_bytes(file, source->begin + (uint64_t)(at + i * step) * size, file->buffer + (size_t)(i * n) * size,
+            (size_t)n * size));
+    *out = file->buffer;
+    if (source->from == source->to) return NULL;
+    TRY(make_buffer(&file->converted, sizeof(double), file->path));
+    const int64_t lost = mth__dtype_convert_checked(source->from, file->buffer, source->to, file->converted, rows * n);
+    if (lost >= 0) return misfit(source, file->buffer + (size_t)lost * size, at + lost / n * step + lost % n);
+    *out = file->converted;
     return NULL;
 }
 
@@ -158,69 +160,70 @@ typedef struct {
 } file_box;
 
 /* Elements of the file from the first to the last of `n` indices of dimension d. */
-static int64_t span(const file_box *b, int d, int64_t n) {
-    int64_t last = (n - 1) * b->from[d];
-    for (int i = d + 1; i < b->rank; i++) last += (b->size[i] - 1) * b->from[i];
+static int64_t span(const file_box *box, int d, int64_t n) {
+    int64_t last = (n - 1) * box->from[d];
+    for (int i = d + 1; i < box->rank; i++) last += (box->size[i] - 1) * box->from[i];
     return last + 1;
 }
 
 /* The number of elements of dimensions d and on where they lie in the file as in memory, without gaps; else 0. */
-static int64_t one_piece(const file_box *b, int d) {
+static int64_t one_piece(const file_box *box, int d) {
     int64_t n = 1;
-    for (int i = b->rank - 1; i >= d; n *= b->size[i--])
-        if (b->size[i] != 1 && (b->from[i] != n || b->to[i] != n)) return 0;
+    for (int i = box->rank - 1; i >= d; n *= box->size[i--])
+        if (box->size[i] != 1 && (box->from[i] != n || box->to[i] != n)) return 0;
     return n;
 }
 
 /* Reads the dimensions d and on: at once where they are one piece; else as many indices of d as the buffer has room
    for; else each index on its own. */
-static mth_status read_box(const file_source *s, const file_box *b, int d, int64_t at, int64_t to) {
-    const bool as_it_is = s->from == s->to;
-    const int64_t element = (int64_t)mth_dtype_size(b->dtype), piece = as_it_is ? one_piece(b, d) : 0;
+static mth_status read_box(const file_source *source, const file_box *box, int d, int64_t at, int64_t to) {
+    const bool as_it_is = source->from == source->to;
+    const int64_t element = (int64_t)mth_dtype_size(box->dtype), piece = as_it_is ? one_piece(box, d) : 0;
     for (int64_t i = 0, n; i < piece; i += n) {
         n = piece - i < ONCE ? piece - i : ONCE;
         TRY(mth__stop_check());
-        TRY(read_bytes(
-            s->file, s->begin + (uint64_t)((at + i) * element), b->data + (to + i) * element, (size_t)(n * element)));
+        TRY(read_bytes(source->file, source->begin + (uint64_t)((at + i) * element), box->data + (to + i) * element,
+            (size_t)(n * element)));
     }
     if (piece) return NULL;
-    const int64_t one = span(b, d, 1), step = b->from[d];
+    const int64_t one = span(box, d, 1), step = box->from[d];
     const bool apart = step > one && one * element >= APART;
-    if (one > BUFFER || (apart && as_it_is && one_piece(b, d + 1))) {
-        for (int64_t i = 0; i < b->size[d]; i++) TRY(read_box(s, b, d + 1, at + i * step, to + i * b->to[d]));
+    if (one > BUFFER || (apart && as_it_is && one_piece(box, d + 1))) {
+        for (int64_t i = 0; i < box->size[d]; i++)
+            TRY(read_box(source, box, d + 1, at + i * step, to + i * box->to[d]));
         return NULL;
     }
     const int64_t room = apart ? BUFFER / one : (BUFFER - one) / step + 1;
-    for (int64_t i = 0, n; i < b->size[d]; i += n) {
+    for (int64_t i = 0, n; i < box->size[d]; i += n) {
         const void *data;
         int64_t size[MTH__RANK], from[MTH__RANK];
         TRY(mth__stop_check());
-        n = room < b->size[d] - i ? room : b->size[d] - i;
-        memcpy(size, b->size, sizeof size);
-        memcpy(from, b->from, sizeof from);
+        n = room < box->size[d] - i ? room : box->size[d] - i;
+        memcpy(size, box->size, sizeof size);
+        memcpy(from, box->from, sizeof from);
         size[d] = n;
         if (apart) from[d] = one;
-        TRY(read_runs(s, apart ? n : 1, step, at + i * step, apart ? one : span(b, d, n), &data));
-        mth__box_copy(
-            b->dtype, b->rank - d, size + d, b->data + (to + i * b->to[d]) * element, b->to + d, data, from + d);
+        TRY(read_runs(source, apart ? n : 1, step, at + i * step, apart ? one : span(box, d, n), &data));
+        mth__box_copy(box->dtype, box->rank - d, size + d, box->data + (to + i * box->to[d]) * element, box->to + d,
+            data, from + d);
     }
     return NULL;
 }
 
-static mth_status fill_from_file(void *context, const mth_array *a, const mth__held *h, void *data) {
-    const file_source *s = context;
+static mth_status fill_from_file(void *context, const mth_array *array, const mth__held *held, void *data) {
+    const file_source *source = context;
     int64_t local[MTH__RANK], global[MTH__RANK], offset, at = 0;
-    file_box b = {.rank = a->shape.rank, .dtype = a->dtype, .data = data};
-    mth__held_strides(a, h, local, global, &offset);
-    for (int d = 0; d < b.rank; d++) {
-        const int i = s->transposed ? 1 - d : d;
-        at += h->start[d] * s->stride[d];
-        b.size[i] = h->size[d];
-        b.from[i] = s->stride[d] * h->step[d];
-        b.to[i] = local[d];
+    file_box box = {.rank = array->shape.rank, .dtype = array->dtype, .data = data};
+    mth__held_strides(array, held, local, global, &offset);
+    for (int d = 0; d < box.rank; d++) {
+        const int i = source->transposed ? 1 - d : d;
+        at += held->start[d] * source->stride[d];
+        box.size[i] = held->size[d];
+        box.from[i] = source->stride[d] * held->step[d];
+        box.to[i] = local[d];
     }
-    if (!b.rank) b.rank = 1, b.size[0] = b.from[0] = b.to[0] = 1;
-    return read_box(s, &b, 0, at, 0);
+    if (!box.rank) box.rank = 1, box.size[0] = box.from[0] = box.to[0] = 1;
+    return read_box(source, &box, 0, at, 0);
 }
 
 static mth_dtype dtype_of_file(const char *name) {
@@ -231,32 +234,32 @@ static mth_dtype dtype_of_file(const char *name) {
 
 /* The tensor's shape as the library will see it, and where its data lies. Floating elements become `floating`. */
 static mth_status view_tensor(
-    open_file *f, const char *name, bool transpose, mth_dtype floating, mth__shape *shape, file_source *out) {
-    const mth__file_tensor *t = NULL;
-    TRY(find_tensor(f, name, &t));
-    const mth_dtype dtype = dtype_of_file(t->dtype);
+    open_file *file, const char *name, bool transpose, mth_dtype floating, mth__shape *shape, file_source *out) {
+    const mth__file_tensor *tensor = NULL;
+    TRY(find_tensor(file, name, &tensor));
+    const mth_dtype dtype = dtype_of_file(tensor->dtype);
     if (!dtype)
-        return FAIL(MTH_ERROR_UNSUPPORTED, F("tensor '%s' of %s has the dtype %s", name, f->path, t->dtype),
+        return FAIL(MTH_ERROR_UNSUPPORTED, F("tensor '%s' of %s has the dtype %s", name, file->path, tensor->dtype),
             F("store it as F32, F16, BF16, F64, I32, I64 or BOOL"));
-    *shape = (mth__shape){.rank = t->rank};
-    if (t->rank <= MTH__RANK) memcpy(shape->dim, t->dim, sizeof t->dim);
+    *shape = (mth__shape){.rank = tensor->rank};
+    if (tensor->rank <= MTH__RANK) memcpy(shape->dim, tensor->dim, sizeof tensor->dim);
     TRY(mth__shape_check(*shape, MTH_FLOAT64));
-    if (transpose && t->rank != 2)
+    if (transpose && tensor->rank != 2)
         return FAIL(MTH_ERROR_VALUE,
-            F("tensor '%s' of %s has %d dimensions and can't be transposed", name, f->path, t->rank),
+            F("tensor '%s' of %s has %d dimensions and can't be transposed", name, file->path, tensor->rank),
             F("leave transpose out"));
-    *out = (file_source){.file = f,
-        .tensor = t,
-        .begin = f->data + t->begin,
+    *out = (file_source){.file = file,
+        .tensor = tensor,
+        .begin = file->data + tensor->begin,
         .from = dtype,
         .to = mth__is_float(dtype) ? floating : dtype,
         .transposed = transpose};
     mth__shape_strides(*shape, out->stride);
     if (transpose) {
-        shape->dim[0] = t->dim[1];
-        shape->dim[1] = t->dim[0];
+        shape->dim[0] = tensor->dim[1];
+        shape->dim[1] = tensor->dim[0];
         out->stride[0] = 1;
-        out->stride[1] = t->dim[1];
+        out->stride[1] = tensor->dim[1];
     }
     return NULL;
 }
@@ -278,82 +281,83 @@ typedef struct {
 } file_reading;
 
 /* What mends a tensor that is not as the parameter is. */
-static char *mismatch_fix(const wish *w, mth_dtype dtype, mth__shape shape) {
-    const mth__shape want = w->like->shape;
+static char *mismatch_fix(const wish *wanted, mth_dtype dtype, mth__shape shape) {
+    const mth__shape want = wanted->like->shape;
     bool turned = shape.rank == want.rank && shape.rank >= 2;
     for (int d = 0; turned && d < shape.rank; d++) turned = shape.dim[d] == want.dim[shape.rank - 1 - d];
     const bool same = mth__shape_equal(shape, want);
-    if (dtype != w->like->dtype && (same || turned))
-        return F("save it as %s, or name another tensor%s", mth_dtype_name(w->like->dtype),
+    if (dtype != wanted->like->dtype && (same || turned))
+        return F("save it as %s, or name another tensor%s", mth_dtype_name(wanted->like->dtype),
             same ? "" : "; and change transpose");
     return turned ? F("change transpose, or name another tensor")
                   : F("name another tensor, or give the model the sizes of this one");
 }
 
-static mth_status read_array(file_reading *r, wish *w) {
+static mth_status read_array(file_reading *reading, wish *wanted) {
     mth__shape shape;
     file_source from;
-    mth__sharding sharding = {.on = mth__place_whole(r->devices->mesh)};
-    const mth_dtype floating = w->like && mth__is_float(w->like->dtype) ? w->like->dtype : MTH_FLOAT32;
-    TRY(view_tensor(&r->file, w->tensor, w->transpose, floating, &shape, &from));
+    mth__sharding sharding = {.on = mth__place_whole(reading->devices->mesh)};
+    const mth_dtype floating = wanted->like && mth__is_float(wanted->like->dtype) ? wanted->like->dtype : MTH_FLOAT32;
+    TRY(view_tensor(&reading->file, wanted->tensor, wanted->transpose, floating, &shape, &from));
     const mth_dtype dtype = from.to;
-    if (w->like) {
-        if (dtype != w->like->dtype || !mth__shape_equal(shape, w->like->shape)) {
+    if (wanted->like) {
+        if (dtype != wanted->like->dtype || !mth__shape_equal(shape, wanted->like->shape)) {
             char text[2][256];
             mth__shape_write(text[0], sizeof text[0], shape);
-            mth__shape_write(text[1], sizeof text[1], w->like->shape);
-            mth_status s = FAIL(MTH_ERROR_VALUE,
-                F("tensor '%s' of %s is %s %s%s", w->tensor, r->file.path, mth_dtype_name(dtype), text[0],
-                    w->transpose ? " once transposed" : ""),
-                mismatch_fix(w, dtype, shape));
-            return mth__error_tensor(s, F("expected: %s %s", mth_dtype_name(w->like->dtype), text[1]));
+            mth__shape_write(text[1], sizeof text[1], wanted->like->shape);
+            mth_status status = FAIL(MTH_ERROR_VALUE,
+                F("tensor '%s' of %s is %s %s%s", wanted->tensor, reading->file.path, mth_dtype_name(dtype), text[0],
+                    wanted->transpose ? " once transposed" : ""),
+                mismatch_fix(wanted, dtype, shape));
+            return mth__error_tensor(status, F("expected: %s %s", mth_dtype_name(wanted->like->dtype), text[1]));
         }
-        sharding = w->like->sharding;
-    } else if (w->spec && w->spec->kind != MTH_ARG_NONE)
-        TRY(mth__spec_read(*w->spec, sharding.on, shape.rank, w->tensor, &sharding));
-    TRY(mth__array_new(r->devices, dtype, shape, &sharding, true, &w->array));
-    return mth__array_fill(w->array, fill_from_file, &from);
+        sharding = wanted->like->sharding;
+    } else if (wanted->spec && wanted->spec->kind != MTH_ARG_NONE)
+        TRY(mth__spec_read(*wanted->spec, sharding.on, shape.rank, wanted->tensor, &sharding));
+    TRY(mth__array_new(reading->devices, dtype, shape, &sharding, true, &wanted->array));
+    return mth__array_fill(wanted->array, fill_from_file, &from);
 }
 
 static mth_status read_body(void *context) {
-    file_reading *r = context;
+    file_reading *reading = context;
     mth__arena *arena = mth__arena_new();
-    mth_status s = open_regular(r->file.path, &r->file);
-    if (!s) s = read_header(&r->file, arena);
-    if (!s) list_tensors(arena, &r->file);
-    for (size_t i = 0; !s && i < r->count; i++) s = mth__error_operator(read_array(r, &r->wish[i]), r->wish[i].tensor);
+    mth_status status = open_regular(reading->file.path, &reading->file);
+    if (!status) status = read_header(&reading->file, arena);
+    if (!status) list_tensors(arena, &reading->file);
+    for (size_t i = 0; !status && i < reading->count; i++)
+        status = mth__error_operator(read_array(reading, &reading->wish[i]), reading->wish[i].tensor);
     mth__arena_free(arena);
-    return s;
+    return status;
 }
 
 /* All or none of the wishes. */
 static mth_status read_all(mth__devices *devices, const char *path, wish *wishes, size_t count) {
-    file_reading r = {.devices = devices, .file = {.path = path, .fd = -1}, .wish = wishes, .count = count};
+    file_reading reading = {.devices = devices, .file = {.path = path, .fd = -1}, .wish = wishes, .count = count};
     TRY(mth__given(path, "the path"));
     for (size_t i = 0; i < count; i++) TRY(mth__given(wishes[i].tensor, "the tensor's name"));
-    mth_status s = mth__guard(read_body, &r);
-    if (r.file.fd >= 0) close(r.file.fd);
-    mth__free(r.file.buffer);
-    mth__free(r.file.converted);
-    for (size_t i = 0; s && i < count; i++) mth_array_free(wishes[i].array);
-    return s;
+    mth_status status = mth__guard(read_body, &reading);
+    if (reading.file.fd >= 0) close(reading.file.fd);
+    mth__free(reading.file.buffer);
+    mth__free(reading.file.converted);
+    for (size_t i = 0; status && i < count; i++) mth_array_free(wishes[i].array);
+    return status;
 }
 
 mth_status mth__array_from_safetensors(
     mth__devices *devices, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {
-    wish w = {.tensor = tensor, .transpose = transpose, .spec = spec};
-    TRY(read_all(devices, path, &w, 1));
-    *out = w.array;
+    wish wanted = {.tensor = tensor, .transpose = transpose, .spec = spec};
+    TRY(read_all(devices, path, &wanted, 1));
+    *out = wanted.array;
     return NULL;
 }
 
 mth_status mth_array_read_safetensors(
     const mth_array *like, const char *path, const char *tensor, bool transpose, mth_array **out) {
     TRY(mth__given(like, "the array whose layout is meant"));
-    wish w = {.tensor = tensor, .transpose = transpose, .like = like};
+    wish wanted = {.tensor = tensor, .transpose = transpose, .like = like};
     TRY(mth__result_given(out));
-    TRY(read_all(like->devices, path, &w, 1));
-    *out = w.array;
+    TRY(read_all(like->devices, path, &wanted, 1));
+    *out = wanted.array;
     return NULL;
 }
 
@@ -366,11 +370,11 @@ static mth_status match(
         const int at = mth__names_find(known, names[i].parameter);
         if (at < 0) {
             char *right = mth__name_fix("parameter", names[i].parameter, known->name.at, known->name.n);
-            mth_status s =
+            mth_status status =
                 FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is no parameter of the model", names[i].parameter),
                     F("leave it out, or correct it: %s", right));
             mth__free(right);
-            return s;
+            return status;
         }
         if (wishes[at].tensor)
             return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is named twice", names[i].parameter),
@@ -394,14 +398,14 @@ typedef struct {
 } matching;
 
 static mth_status match_body(void *context) {
-    const matching *m = context;
+    const matching *matched = context;
     mth__arena *arena = mth__arena_new();
     mth__names known = {0};
-    for (size_t i = 0; i < m->layout->count; i++) mth__names_add(arena, &known, m->layout->item[i].name);
-    for (size_t i = 0; i < m->layout->allowances; i++) mth__names_add(arena, &known, m->layout->allowed[i]);
-    mth_status s = match(m->layout, &known, m->names, m->count, m->wishes);
+    for (size_t i = 0; i < matched->layout->count; i++) mth__names_add(arena, &known, matched->layout->item[i].name);
+    for (size_t i = 0; i < matched->layout->allowances; i++) mth__names_add(arena, &known, matched->layout->allowed[i]);
+    mth_status status = match(matched->layout, &known, matched->names, matched->count, matched->wishes);
     mth__arena_free(arena);
-    return s;
+    return status;
 }
 
 mth_status mth_arrays_read_safetensors(
@@ -415,17 +419,17 @@ mth_status mth_arrays_read_safetensors(
     if (!wishes)
         return FAIL(MTH_ERROR_MEMORY, F("no memory for the names of %zu parameters", layout->count),
             F("free memory and try again"));
-    mth_status s = mth__guard(match_body, &(matching){layout, names, count, wishes});
-    if (!s) s = mth__arrays_new(layout->count, &read);
-    if (!s && layout->count) s = read_all(layout->item[0].array->devices, path, wishes, layout->count);
-    for (size_t i = 0; read && !s && i < layout->count; i++) {
-        s = mth__arrays_set(read, i, layout->item[i].name, wishes[i].array);
-        for (size_t k = i + 1; s && k < layout->count; k++) mth_array_free(wishes[k].array);
+    mth_status status = mth__guard(match_body, &(matching){layout, names, count, wishes});
+    if (!status) status = mth__arrays_new(layout->count, &read);
+    if (!status && layout->count) status = read_all(layout->item[0].array->devices, path, wishes, layout->count);
+    for (size_t i = 0; read && !status && i < layout->count; i++) {
+        status = mth__arrays_set(read, i, layout->item[i].name, wishes[i].array);
+        for (size_t k = i + 1; status && k < layout->count; k++) mth_array_free(wishes[k].array);
     }
     mth__free(wishes);
-    if (s)
+    if (status)
         mth_arrays_free(read);
     else
         *out = read;
-    return s;
+    return status;
 }

@@ -122,9 +122,9 @@ static void group_by_place(gradient_walk *walk, contribution *term, int n) {
         if ((size_t)group[k] == place.n) PUSH(walk->scratch, place, on);
     }
     if (place.n < 2) return;
-    for (int g = 0; (size_t)g < place.n; g++)
+    for (int number = 0; (size_t)number < place.n; number++)
         for (int k = 0; k < n; k++)
-            if (group[k] == g) sorted[at++] = term[k];
+            if (group[k] == number) sorted[at++] = term[k];
     memcpy(term, sorted, (size_t)n * sizeof *term);
 }
 

@@ -23,16 +23,16 @@ typedef struct {
 } accumulate_pass;
 
 /* Shares no bytes with another value: what emit may make a view of its operand does. */
-static bool has_bytes(const mth__node *n) {
-    return !(n->op->flags & MTH__ALIAS) && n->op != mth__row_op(MTH__ROW_slice);
+static bool has_bytes(const mth__node *node) {
+    return !(node->op->flags & MTH__ALIAS) && node->op != mth__row_op(MTH__ROW_slice);
 }
 
-static void read_at(accumulate_pass *s, const mth__value *v, int at, mth__node *by) {
-    readers *r = &s->of[v->id];
-    r->before = r->last;
-    r->last = at;
-    r->reader = by;
-    r->lent |= by && (!has_bytes(by) || mth__communicates(by));
+static void read_at(accumulate_pass *pass, const mth__value *value, int at, mth__node *by) {
+    readers *uses = &pass->of[value->id];
+    uses->before = uses->last;
+    uses->last = at;
+    uses->reader = by;
+    uses->lent |= by && (!has_bytes(by) || mth__communicates(by));
 }
 
 static bool same(const mth__value *a, const mth__value *b) {
@@ -45,61 +45,61 @@ static bool of_microbatches(const mth__node *a, const mth__node *b) {
 }
 
 /* The addition of a term to a sum so far, made before the term and read last by the addition; NULL: there is none. */
-static mth__node *addition_of(const accumulate_pass *s, const mth__value *term, mth__value **sum) {
-    const readers *r = &s->of[term->id];
-    mth__node *add = r->reader;
-    if (r->before >= 0 || !add || add->op != mth__row_op(MTH__ROW_add) || add->on != term->node->on) return NULL;
+static mth__node *addition_of(const accumulate_pass *pass, const mth__value *term, mth__value **sum) {
+    const readers *of_term = &pass->of[term->id];
+    mth__node *add = of_term->reader;
+    if (of_term->before >= 0 || !add || add->op != mth__row_op(MTH__ROW_add) || add->on != term->node->on) return NULL;
     *sum = add->in[add->in[0] == term];
     const mth__node *maker = (*sum)->node;
-    const readers *q = &s->of[(*sum)->id];
+    const readers *of_sum = &pass->of[(*sum)->id];
     if (!maker || maker->id >= term->node->id || !has_bytes(maker)) return NULL;
-    if (q->lent || q->reader != add || q->before >= term->node->id) return NULL;
+    if (of_sum->lent || of_sum->reader != add || of_sum->before >= term->node->id) return NULL;
     if (!mth__makes_gradients(add->label.phase) && !of_microbatches(maker, term->node)) return NULL;
     return same(*sum, term) && same(add->out[0], term) ? add : NULL;
 }
 
 /* All results that the row can add, or none. */
-static void fuse(accumulate_pass *s, mth__node *n) {
+static void fuse(accumulate_pass *pass, mth__node *node) {
     mth__node *add[MTH__MAX_OUT];
     mth__value *sum[MTH__MAX_OUT];
-    const int sums = __builtin_popcount(n->op->accumulates);
-    if (n->nin + sums > MTH__MAX_IN) return;
-    for (int k = 0; k < n->nout; k++)
-        if (n->op->accumulates >> k & 1 && !(add[k] = addition_of(s, n->out[k], &sum[k]))) return;
-    mth__value **in = NEW_ARRAY(s->graph->arena, mth__value *, n->nin + sums);
-    mth__sharding *need = NEW_ARRAY(s->graph->arena, mth__sharding, n->nin + sums);
-    memcpy(in, n->in, sizeof *in * (size_t)n->nin);
-    memcpy(need, n->need, sizeof *need * (size_t)n->nin);
-    for (int k = 0, j = n->nin; k < n->nout; k++) {
-        if (!(n->op->accumulates >> k & 1)) continue;
+    const int sums = __builtin_popcount(node->op->accumulates);
+    if (node->nin + sums > MTH__MAX_IN) return;
+    for (int k = 0; k < node->nout; k++)
+        if (node->op->accumulates >> k & 1 && !(add[k] = addition_of(pass, node->out[k], &sum[k]))) return;
+    mth__value **in = NEW_ARRAY(pass->graph->arena, mth__value *, node->nin + sums);
+    mth__sharding *need = NEW_ARRAY(pass->graph->arena, mth__sharding, node->nin + sums);
+    memcpy(in, node->in, sizeof *in * (size_t)node->nin);
+    memcpy(need, node->need, sizeof *need * (size_t)node->nin);
+    for (int k = 0, j = node->nin; k < node->nout; k++) {
+        if (!(node->op->accumulates >> k & 1)) continue;
         in[j] = sum[k];
         need[j++] = sum[k]->sharding;
-        n->out[k] = add[k]->out[0];
-        n->out[k]->node = n;
-        n->out[k]->index = k;
-        s->kept[add[k]->id] = false;
+        node->out[k] = add[k]->out[0];
+        node->out[k]->node = node;
+        node->out[k]->index = k;
+        pass->kept[add[k]->id] = false;
     }
-    n->in = in;
-    n->need = need;
-    n->nin += sums;
-    n->accumulates = true;
+    node->in = in;
+    node->need = need;
+    node->nin += sums;
+    node->accumulates = true;
 }
 
 mth_status mth__accumulate(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
-    accumulate_pass s = {.graph = graph,
+    accumulate_pass pass = {.graph = graph,
         .of = NEW_ARRAY(arena, readers, graph->values),
         .kept = NEW_ARRAY(arena, bool, graph->node.n + 1)};
-    for (int id = 0; id < graph->values; id++) s.of[id] = (readers){.last = -1, .before = -1};
+    for (int id = 0; id < graph->values; id++) pass.of[id] = (readers){.last = -1, .before = -1};
     for (size_t i = 0; i < graph->node.n; i++) {
         mth__node *node = graph->node.at[i];
-        s.kept[i] = true;
-        for (int j = 0; j < node->nin; j++) read_at(&s, node->in[j], (int)i, node);
+        pass.kept[i] = true;
+        for (int j = 0; j < node->nin; j++) read_at(&pass, node->in[j], (int)i, node);
     }
-    for (size_t i = 0; i < graph->output.n; i++) read_at(&s, graph->output.at[i].value, (int)graph->node.n, NULL);
+    for (size_t i = 0; i < graph->output.n; i++) read_at(&pass, graph->output.at[i].value, (int)graph->node.n, NULL);
     for (size_t i = 0; i < graph->node.n; i++)
-        if (s.kept[i] && graph->node.at[i]->op->accumulates) fuse(&s, graph->node.at[i]);
-    mth__graph_keep(graph, s.kept);
+        if (pass.kept[i] && graph->node.at[i]->op->accumulates) fuse(&pass, graph->node.at[i]);
+    mth__graph_keep(graph, pass.kept);
     mth__arena_free(arena);
     return NULL;
 }

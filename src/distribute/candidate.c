@@ -5,146 +5,150 @@
 
 static const int64_t SMALL = 4 << 10; /* bytes: a parameter that the search leaves to propagation */
 
-bool mth__searched(const mth__value *v) {
-    bool said = v->pinned;
-    for (int d = 0; d < v->shape.rank; d++) said |= v->fixed[d];
-    if (said || v->shape.rank < 2 || v->sharding.on->count == 1) return false;
-    return mth__shape_size(v->shape) * (int64_t)mth_dtype_size(v->dtype) >= SMALL;
+bool mth__searched(const mth__value *value) {
+    bool said = value->pinned;
+    for (int d = 0; d < value->shape.rank; d++) said |= value->fixed[d];
+    if (said || value->shape.rank < 2 || value->sharding.on->count == 1) return false;
+    return mth__shape_size(value->shape) * (int64_t)mth_dtype_size(value->dtype) >= SMALL;
 }
 
-uint64_t mth__group_role(mth__role_walk *w, const mth__value *v) {
-    uint64_t h = mth__mix_place(mth__mix_shape(mth__mix_name(v->dtype, v->name), v->shape), v->sharding.on);
-    h = mth__mix(h, v->copied);
-    w->turn = h == w->last && !w->turn;
-    w->last = h;
-    return mth__mix(h, (uint64_t)w->turn);
+uint64_t mth__group_role(mth__role_walk *walk, const mth__value *value) {
+    uint64_t hash =
+        mth__mix_place(mth__mix_shape(mth__mix_name(value->dtype, value->name), value->shape), value->sharding.on);
+    hash = mth__mix(hash, value->copied);
+    walk->turn = hash == walk->last && !walk->turn;
+    walk->last = hash;
+    return mth__mix(hash, (uint64_t)walk->turn);
 }
 
 /* ---------------------------------------------------------------- units */
 /* The width of a head, found where a reshape takes heads apart or joins them, is the grain of all dimensions that share
  * its factor. */
-static void spread(const mth__node *n, int32_t (*grain)[MTH__RANK]) {
-    mth__rule r;
+static void spread(const mth__node *node, int32_t (*grain)[MTH__RANK]) {
+    mth__rule rule;
     int32_t of[MTH__FACTORS] = {0};
-    mth__op_rule(n, &r);
+    mth__op_rule(node, &rule);
     for (int pass = 0; pass < 2; pass++)
-        for (int j = 0; j < n->nin + n->nout; j++) {
-            const mth__value *v = j < n->nin ? n->in[j] : n->out[j - n->nin];
-            const int8_t *factor = j < n->nin ? r.in[j] : r.out[j - n->nin];
-            const int32_t *unit = j < n->nin ? r.in_unit[j] : r.out_unit[j - n->nin];
-            for (int d = 0; d < v->shape.rank; d++) {
-                int f = factor[d];
-                if (f < 0 || r.factor[f].kind == MTH__WHOLE) continue;
-                int32_t *have = &grain[v->id][d], units = *have / unit[d];
-                if (pass == 0 && units > of[f]) of[f] = units;
-                if (pass == 0 && of[f] < 1) of[f] = 1;
-                if (pass == 1 && (int64_t)of[f] * unit[d] > *have && (int64_t)of[f] * unit[d] <= v->shape.dim[d])
-                    *have = of[f] * unit[d];
+        for (int j = 0; j < node->nin + node->nout; j++) {
+            const mth__value *value = j < node->nin ? node->in[j] : node->out[j - node->nin];
+            const int8_t *factor = j < node->nin ? rule.in[j] : rule.out[j - node->nin];
+            const int32_t *unit = j < node->nin ? rule.in_unit[j] : rule.out_unit[j - node->nin];
+            for (int d = 0; d < value->shape.rank; d++) {
+                int at = factor[d];
+                if (at < 0 || rule.factor[at].kind == MTH__WHOLE) continue;
+                int32_t *have = &grain[value->id][d], units = *have / unit[d];
+                if (pass == 0 && units > of[at]) of[at] = units;
+                if (pass == 0 && of[at] < 1) of[at] = 1;
+                if (pass == 1 && (int64_t)of[at] * unit[d] > *have && (int64_t)of[at] * unit[d] <= value->shape.dim[d])
+                    *have = of[at] * unit[d];
             }
         }
 }
 
-static int32_t (*find_grains(mth__arena *arena, const mth__graph *g))[MTH__RANK] {
-    int32_t(*grain)[MTH__RANK] = mth__alloc_array(arena, (size_t)g->values, sizeof *grain);
-    for (size_t i = 0; i < g->node.n; i++)
-        if (!mth__follows_forward(g->node.at[i]->label.phase)) spread(g->node.at[i], grain);
-    for (size_t i = g->node.n; i-- > 0;)
-        if (!mth__follows_forward(g->node.at[i]->label.phase)) spread(g->node.at[i], grain);
+static int32_t (*find_grains(mth__arena *arena, const mth__graph *graph))[MTH__RANK] {
+    int32_t(*grain)[MTH__RANK] = mth__alloc_array(arena, (size_t)graph->values, sizeof *grain);
+    for (size_t i = 0; i < graph->node.n; i++)
+        if (!mth__follows_forward(graph->node.at[i]->label.phase)) spread(graph->node.at[i], grain);
+    for (size_t i = graph->node.n; i-- > 0;)
+        if (!mth__follows_forward(graph->node.at[i]->label.phase)) spread(graph->node.at[i], grain);
     return grain;
 }
 
 /* ---------------------------------------------------------------- candidates */
-static void add(mth__group *g, const mth__sharding *s) {
-    if (g->candidates < MTH__CANDIDATES) g->candidate[g->candidates++] = *s;
+static void add(mth__group *group, const mth__sharding *sharding) {
+    if (group->candidates < MTH__CANDIDATES) group->candidate[group->candidates++] = *sharding;
 }
 
-static void split_by(mth__group *g, const int *to, int most) { /* to: by axis a dimension, or -1 */
-    mth__sharding s;
+static void split_by(mth__group *group, const int *to, int most) { /* to: by axis a dimension, or -1 */
+    mth__sharding sharding;
     int64_t parts[MTH__RANK];
     int split = 0;
-    memset(&s, 0, sizeof s);
-    for (int d = 0; d < g->shape.rank; d++) parts[d] = 1;
-    for (int a = 0; a < g->naxes; a++) {
-        if (to[a] < 0) continue;
-        mth__split *t = &s.dim[to[a]];
-        t->axis[t->naxes++] = (int8_t)a;
-        t->grain = g->grain[to[a]];
-        parts[to[a]] *= g->dim[a];
+    memset(&sharding, 0, sizeof sharding);
+    for (int d = 0; d < group->shape.rank; d++) parts[d] = 1;
+    for (int axis = 0; axis < group->naxes; axis++) {
+        if (to[axis] < 0) continue;
+        mth__split *dim_split = &sharding.dim[to[axis]];
+        dim_split->axis[dim_split->naxes++] = (int8_t)axis;
+        dim_split->grain = group->grain[to[axis]];
+        parts[to[axis]] *= group->dim[axis];
     }
-    for (int d = 0; d < g->shape.rank; d++) {
-        int64_t grain = g->grain[d] > 1 ? g->grain[d] : 1;
-        if (parts[d] > 1 && mth__ceil_div(g->shape.dim[d], grain) < parts[d]) return;
+    for (int d = 0; d < group->shape.rank; d++) {
+        int64_t grain = group->grain[d] > 1 ? group->grain[d] : 1;
+        if (parts[d] > 1 && mth__ceil_div(group->shape.dim[d], grain) < parts[d]) return;
         split += parts[d] > 1;
     }
-    if (!most || split <= most) add(g, &s);
+    if (!most || split <= most) add(group, &sharding);
 }
 
-static void add_candidates(mth__group *g, int dims, int most) {
+static void add_candidates(mth__group *group, int dims, int most) {
     int free_axes = 0;
-    for (int a = 0; a < g->naxes; a++) free_axes += g->dim[a] > 1;
+    for (int axis = 0; axis < group->naxes; axis++) free_axes += group->dim[axis] > 1;
     for (int used = 1; used <= free_axes; used++) { /* few axes first, should there be too many ways */
         int to[MTH__AXES];
-        for (int a = 0; a < g->naxes; a++) to[a] = -1;
+        for (int axis = 0; axis < group->naxes; axis++) to[axis] = -1;
         for (bool more = true; more;) {
             int n = 0;
-            for (int a = 0; a < g->naxes; a++) n += to[a] >= 0;
-            if (n == used) split_by(g, to, most);
+            for (int axis = 0; axis < group->naxes; axis++) n += to[axis] >= 0;
+            if (n == used) split_by(group, to, most);
             more = false;
-            for (int a = g->naxes - 1; a >= 0 && !more; a--) {
-                if (g->dim[a] > 1 && ++to[a] < dims)
+            for (int axis = group->naxes - 1; axis >= 0 && !more; axis--) {
+                if (group->dim[axis] > 1 && ++to[axis] < dims)
                     more = true;
                 else
-                    to[a] = -1;
+                    to[axis] = -1;
             }
         }
     }
 }
 
-static bool has_spec(const mth__distribute_options *o, const char *name) {
-    for (size_t i = 0; i < o->specs; i++)
-        if (!strcmp(o->spec[i].name, name)) return true;
+static bool has_spec(const mth__distribute_options *options, const char *name) {
+    for (size_t i = 0; i < options->specs; i++)
+        if (!strcmp(options->spec[i].name, name)) return true;
     return false;
 }
 
 /* The inputs' first dimension, where the user left it open. */
-static bool batch_group(const mth__graph *g, const mth__distribute_options *o, mth__group *group) {
+static bool batch_group(const mth__graph *graph, const mth__distribute_options *options, mth__group *group) {
     int64_t batch = 0;
-    for (size_t i = 0; i < g->input.n && !batch; i++)
-        if (g->input.at[i]->shape.rank && !has_spec(o, g->input.at[i]->name)) batch = g->input.at[i]->shape.dim[0];
-    if (batch < 2 || g->mesh->count == 1) return false;
-    *group = (mth__group){.shape = {1, {batch}}, .naxes = g->mesh->naxes, .candidates = 1};
-    memcpy(group->dim, g->mesh->dim, sizeof group->dim);
+    for (size_t i = 0; i < graph->input.n && !batch; i++)
+        if (graph->input.at[i]->shape.rank && !has_spec(options, graph->input.at[i]->name))
+            batch = graph->input.at[i]->shape.dim[0];
+    if (batch < 2 || graph->mesh->count == 1) return false;
+    *group = (mth__group){.shape = {1, {batch}}, .naxes = graph->mesh->naxes, .candidates = 1};
+    memcpy(group->dim, graph->mesh->dim, sizeof group->dim);
     add_candidates(group, 1, 0);
     return group->candidates > 1;
 }
 
-int mth__groups(mth__arena *arena, const mth__graph *g, const mth__folding *f, const mth__distribute_options *o,
-    mth__group **out, bool *batch) {
-    mth__group *group = *out = NEW_ARRAY(arena, mth__group, g->parameter.n + 1);
+int mth__groups(mth__arena *arena, const mth__graph *graph, const mth__folding *folding,
+    const mth__distribute_options *options, mth__group **out, bool *batch) {
+    mth__group *group = *out = NEW_ARRAY(arena, mth__group, graph->parameter.n + 1);
     int n = 0;
-    *batch = batch_group(g, o, group);
+    *batch = batch_group(graph, options, group);
     if (*batch) n = 1;
-    int32_t(*grain)[MTH__RANK] = find_grains(arena, g);
-    const char **reader = NEW_ARRAY(arena, const char *, g->values); /* by value id */
-    for (size_t i = g->node.n; i-- > 0;)
-        for (int j = 0; j < g->node.at[i]->nin; j++) reader[g->node.at[i]->in[j]->id] = g->node.at[i]->label.module;
+    int32_t(*grain)[MTH__RANK] = find_grains(arena, graph);
+    const char **reader = NEW_ARRAY(arena, const char *, graph->values); /* by value id */
+    for (size_t i = graph->node.n; i-- > 0;)
+        for (int j = 0; j < graph->node.at[i]->nin; j++)
+            reader[graph->node.at[i]->in[j]->id] = graph->node.at[i]->label.module;
     mth__role_walk walk = {0};
-    for (size_t i = 0; i < g->parameter.n; i++) {
-        mth__value *v = g->parameter.at[i];
-        if (!mth__searched(v)) continue;
-        uint64_t role = mth__group_role(&walk, v);
+    for (size_t i = 0; i < graph->parameter.n; i++) {
+        mth__value *value = graph->parameter.at[i];
+        if (!mth__searched(value)) continue;
+        uint64_t role = mth__group_role(&walk, value);
         int k = *batch;
         while (k < n && group[k].role != role) k++;
         if (k == n) {
-            const mth__placement *on = v->sharding.on;
-            group[n] = (mth__group){.role = role, .shape = v->shape, .naxes = on->naxes, .candidates = 2};
-            group[n].parameter = NEW_ARRAY(arena, mth__value *, g->parameter.n - i);
-            for (int a = 0; a < on->naxes; a++) group[n].dim[a] = v->copied >> a & 1 ? 1 : on->dim[a];
-            memcpy(group[n].grain, grain[v->id], sizeof group[n].grain);
-            add_candidates(&group[n++], v->shape.rank, o->partition_dims);
+            const mth__placement *on = value->sharding.on;
+            group[n] = (mth__group){.role = role, .shape = value->shape, .naxes = on->naxes, .candidates = 2};
+            group[n].parameter = NEW_ARRAY(arena, mth__value *, graph->parameter.n - i);
+            for (int axis = 0; axis < on->naxes; axis++)
+                group[n].dim[axis] = value->copied >> axis & 1 ? 1 : on->dim[axis];
+            memcpy(group[n].grain, grain[value->id], sizeof group[n].grain);
+            add_candidates(&group[n++], value->shape.rank, options->partition_dims);
         }
-        group[k].weight += mth__folded_weight(f, reader[v->id]);
-        group[k].parameter[group[k].parameters++] = v;
+        group[k].weight += mth__folded_weight(folding, reader[value->id]);
+        group[k].parameter[group[k].parameters++] = value;
     }
     return n;
 }

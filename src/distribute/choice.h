@@ -56,8 +56,8 @@ enum { MTH__SOURCES = 48 };
  * `unit`. */
 void mth__propose(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__sharding *, const mth__value *,
     mth__proposal *, int *n);
-/* Splits factor f by the axes `axes` (bits), in the order and grain of the first proposal that has them. */
-mth__split mth__compose_split(const mth__proposal *, int n, int f, unsigned axes);
+/* Splits the factor by the axes `axes` (bits), in the order and grain of the first proposal that has them. */
+mth__split mth__compose_split(const mth__proposal *, int n, int factor, unsigned axes);
 /* The sharding that an assignment gives an operand or result. */
 mth__sharding mth__assigned(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__assignment *,
     mth__shape, const mth__placement *);
@@ -74,8 +74,8 @@ void mth__shard_group_terms(const mth__propagation *, mth__node *);
 
 /* shard_sequence.c: n takes a partial sum that can be scattered by positions instead of made whole, and that pays, or
    `always`: the split of n's factor. `gradients`: the plan has them. */
-bool mth__propose_sequence(
-    const mth__propagation *, const mth__node *n, const mth__rule *, bool gradients, bool always, mth__proposal *out);
+bool mth__propose_sequence(const mth__propagation *, const mth__node *node, const mth__rule *, bool gradients,
+    bool always, mth__proposal *out);
 
 /* shard_wishes.c: backward over the graph, from outputs' specs and fixed weights. */
 void mth__shard_wishes(const mth__propagation *);

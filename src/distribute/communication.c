@@ -12,14 +12,14 @@ typedef struct {
     mth__arena *arena;
 } communication_pass;
 
-static bool is(const mth__node *n, enum mth__row row) { return n->op == mth__row_op(row); }
+static bool is(const mth__node *node, enum mth__row row) { return node->op == mth__row_op(row); }
 
 /* keep splits one dimension further by just the axis that was reduced: all devices but one of each part reduced in
  * vain. */
-static void scatter_instead(communication_pass *s) {
-    mth__graph *graph = s->graph;
-    const int *uses = mth__graph_uses(s->arena, graph);
-    bool *kept = NEW_ARRAY(s->arena, bool, graph->node.n + 1);
+static void scatter_instead(communication_pass *pass) {
+    mth__graph *graph = pass->graph;
+    const int *uses = mth__graph_uses(pass->arena, graph);
+    bool *kept = NEW_ARRAY(pass->arena, bool, graph->node.n + 1);
     for (size_t i = 0; i < graph->node.n; i++) {
         mth__node *node = graph->node.at[i], *reduction = is(node, MTH__ROW_keep) ? node->in[0]->node : NULL;
         kept[i] = true;
@@ -42,50 +42,52 @@ static void scatter_instead(communication_pass *s) {
 /* ---------------------------------------------------------------- merging */
 /* A value of which each device holds the same part of a row of `parts` equal parts can be laid beside others: (parts,
  * elements / parts), split by the axes of its one split dimension. 0: it can't. */
-static int64_t parts_of(const mth__value *v) {
+static int64_t parts_of(const mth__value *value) {
     int64_t parts = 1;
-    for (int d = 0; d < v->shape.rank; d++) {
-        const mth__split *s = &v->sharding.dim[d];
-        if (!s->naxes) continue;
-        if (s->cyclic || parts > 1) return 0;
-        for (int e = 0; e < d; e++)
-            if (v->shape.dim[e] != 1) return 0;
-        for (int k = 0; k < s->naxes; k++) parts *= v->sharding.on->dim[s->axis[k]];
-        if (v->shape.dim[d] % parts || (s->grain > 1 && v->shape.dim[d] / parts % s->grain)) return 0;
+    for (int d = 0; d < value->shape.rank; d++) {
+        const mth__split *split = &value->sharding.dim[d];
+        if (!split->naxes) continue;
+        if (split->cyclic || parts > 1) return 0;
+        for (int m = 0; m < d; m++)
+            if (value->shape.dim[m] != 1) return 0;
+        for (int k = 0; k < split->naxes; k++) parts *= value->sharding.on->dim[split->axis[k]];
+        if (value->shape.dim[d] % parts || (split->grain > 1 && value->shape.dim[d] / parts % split->grain)) return 0;
     }
     return parts;
 }
-static const mth__split *split_of(const mth__value *v) {
-    for (int d = 0; d < v->shape.rank; d++)
-        if (v->sharding.dim[d].naxes) return &v->sharding.dim[d];
+static const mth__split *split_of(const mth__value *value) {
+    for (int d = 0; d < value->shape.rank; d++)
+        if (value->sharding.dim[d].naxes) return &value->sharding.dim[d];
     return NULL;
 }
 
 /* The larger of what is there before and behind: bytes of a device. */
-static int64_t bytes_of(const mth__node *n) {
-    int64_t a = mth__local_size(n->in[0]->shape, &n->in[0]->sharding),
-            b = mth__local_size(n->in[0]->shape, &n->out[0]->sharding);
-    return (a > b ? a : b) * (int64_t)mth_dtype_size(n->in[0]->dtype);
+static int64_t bytes_of(const mth__node *node) {
+    int64_t a = mth__local_size(node->in[0]->shape, &node->in[0]->sharding),
+            b = mth__local_size(node->in[0]->shape, &node->out[0]->sharding);
+    return (a > b ? a : b) * (int64_t)mth_dtype_size(node->in[0]->dtype);
 }
 /* Rows before and behind of one that gathers or scatters them: the one that has more has a multiple of the other. */
-static int64_t rows_of(const mth__node *n) {
-    int64_t in = parts_of(n->in[0]), out = parts_of(n->out[0]);
+static int64_t rows_of(const mth__node *node) {
+    int64_t in = parts_of(node->in[0]), out = parts_of(node->out[0]);
     return in > out ? in : out;
 }
 
-static bool mergeable(const mth__node *n) {
-    const mth__value *v = n->in[0];
-    int64_t bytes = bytes_of(n), in = parts_of(v), out = parts_of(n->out[0]);
+static bool mergeable(const mth__node *node) {
+    const mth__value *value = node->in[0];
+    int64_t bytes = bytes_of(node), in = parts_of(value), out = parts_of(node->out[0]);
     if (bytes <= 0 || bytes >= SMALL || !in || !out) return false;
     /* in a pipeline each has its turn */
-    if (is(n, MTH__ROW_transfer)) return n->label.region < 0 && !v->sharding.partial && in == 1 && out == 1;
-    if (is(n, MTH__ROW_all_gather)) return !v->sharding.partial;
-    return (is(n, MTH__ROW_all_reduce) || is(n, MTH__ROW_reduce_scatter)) && v->sharding.partial == n->attrs.axes;
+    if (is(node, MTH__ROW_transfer)) return node->label.region < 0 && !value->sharding.partial && in == 1 && out == 1;
+    if (is(node, MTH__ROW_all_gather)) return !value->sharding.partial;
+    return (is(node, MTH__ROW_all_reduce) || is(node, MTH__ROW_reduce_scatter)) &&
+        value->sharding.partial == node->attrs.axes;
 }
 static bool same_rows(const mth__value *x, const mth__value *y) {
-    const mth__split *s = split_of(x), *t = split_of(y);
-    if (s && t && (s->naxes != t->naxes || memcmp(s->axis, t->axis, (size_t)s->naxes))) return false;
-    return !s == !t && x->sharding.on == y->sharding.on && x->sharding.partial == y->sharding.partial &&
+    const mth__split *split = split_of(x), *other = split_of(y);
+    if (split && other && (split->naxes != other->naxes || memcmp(split->axis, other->axis, (size_t)split->naxes)))
+        return false;
+    return !split == !other && x->sharding.on == y->sharding.on && x->sharding.partial == y->sharding.partial &&
         x->sharding.reduce == y->sharding.reduce;
 }
 static bool together(const mth__node *a, const mth__node *b) {
@@ -104,46 +106,48 @@ typedef struct {
     mth__node *node[MTH__MAX_IN];
 } batch;
 
-static mth__sharding row_sharding(const mth__value *v, int64_t rows) { /* of (rows, elements) */
-    mth__sharding s = {.on = v->sharding.on};
-    const mth__split *split = split_of(v);
+static mth__sharding row_sharding(const mth__value *value, int64_t rows) { /* of (rows, elements) */
+    mth__sharding sharding = {.on = value->sharding.on};
+    const mth__split *split = split_of(value);
     if (split) {
-        s.dim[0] = *split;
-        s.dim[0].grain = 0;
+        sharding.dim[0] = *split;
+        sharding.dim[0].grain = 0;
     }
-    s.partial = v->sharding.partial;
-    s.reduce = v->sharding.reduce;
-    mth__sharding_canonical(&s, (mth__shape){2, {rows, 1}});
-    return s;
+    sharding.partial = value->sharding.partial;
+    sharding.reduce = value->sharding.reduce;
+    mth__sharding_canonical(&sharding, (mth__shape){2, {rows, 1}});
+    return sharding;
 }
 
-static mth_status reshape(
-    mth__graph *g, const mth__node *like, mth__value *v, mth__shape to, const mth__sharding *result, mth__value **out) {
-    mth__attrs a = mth__attrs_of_shape(to);
-    return mth__node_like(g, like, MTH__ROW_reshape, &a, 1, &v, &v->sharding, result, out);
+static mth_status reshape(mth__graph *graph, const mth__node *like, mth__value *value, mth__shape to,
+    const mth__sharding *result, mth__value **out) {
+    mth__attrs attrs = mth__attrs_of_shape(to);
+    return mth__node_like(graph, like, MTH__ROW_reshape, &attrs, 1, &value, &value->sharding, result, out);
 }
 
-static mth_status emit_batch(mth__rewrite *rewrite, const batch *b) {
-    mth__graph *g = rewrite->graph;
-    mth__node *like = b->node[0];
+static mth_status emit_batch(mth__rewrite *rewrite, const batch *members) {
+    mth__graph *graph = rewrite->graph;
+    mth__node *like = members->node[0];
     int64_t rows = rows_of(like), at = 0;
     mth__sharding apart = row_sharding(like->in[0], rows), joined = row_sharding(like->out[0], rows),
                   needs[MTH__MAX_IN];
     mth__value *row[MTH__MAX_IN], *all;
-    for (int k = 0; k < b->n; k++) {
-        mth__value *v = b->node[k]->in[0];
-        TRY(reshape(g, like, v, (mth__shape){2, {rows, mth__shape_size(v->shape) / rows}}, &apart, &row[k]));
+    for (int k = 0; k < members->n; k++) {
+        mth__value *value = members->node[k]->in[0];
+        TRY(reshape(
+            graph, like, value, (mth__shape){2, {rows, mth__shape_size(value->shape) / rows}}, &apart, &row[k]));
         needs[k] = apart;
     }
-    TRY(mth__node_like(g, like, MTH__ROW_concat, &(mth__attrs){.dimension = 1}, b->n, row, needs, &apart, &all));
+    TRY(mth__node_like(
+        graph, like, MTH__ROW_concat, &(mth__attrs){.dimension = 1}, members->n, row, needs, &apart, &all));
     mth__attrs over = {.axes = like->attrs.axes};
-    TRY(mth__node_like(g, like, (enum mth__row)mth__op_index(like->op), &over, 1, &all, &apart, &joined, &all));
-    for (int k = 0; k < b->n; k++) {
-        mth__value *old = b->node[k]->out[0], *piece;
+    TRY(mth__node_like(graph, like, (enum mth__row)mth__op_index(like->op), &over, 1, &all, &apart, &joined, &all));
+    for (int k = 0; k < members->n; k++) {
+        mth__value *old = members->node[k]->out[0], *piece;
         int64_t width = row[k]->shape.dim[1];
-        TRY(mth__node_like(g, b->node[k], MTH__ROW_slice,
+        TRY(mth__node_like(graph, members->node[k], MTH__ROW_slice,
             &(mth__attrs){.dimension = 1, .start = at, .stop = at + width}, 1, &all, &joined, &joined, &piece));
-        TRY(reshape(g, b->node[k], piece, old->shape, &old->sharding, &piece));
+        TRY(reshape(graph, members->node[k], piece, old->shape, &old->sharding, &piece));
         piece->name = old->name;
         piece->origin = old->origin;
         mth__rewrite_replace(rewrite, old, piece);
@@ -162,62 +166,63 @@ typedef struct {
     int waits;
 } gathering;
 
-static void close(gathering *g, batch *b) {
+static void close(gathering *pass, batch *joined) {
     for (int k = 0; k < OPEN; k++)
-        if (g->open[k] == b) g->open[k] = NULL;
-    b->closed = true;
+        if (pass->open[k] == joined) pass->open[k] = NULL;
+    joined->closed = true;
 }
 
-static void join(gathering *g, mth__node *x) {
-    int64_t bytes = bytes_of(x);
+static void join(gathering *pass, mth__node *node) {
+    int64_t bytes = bytes_of(node);
     int to = -1, empty = -1;
     for (int k = 0; k < OPEN; k++) {
-        if (!g->open[k])
+        if (!pass->open[k])
             empty = k;
-        else if (to < 0 && together(g->open[k]->node[0], x))
+        else if (to < 0 && together(pass->open[k]->node[0], node))
             to = k;
     }
-    if (to >= 0 && (g->open[to]->n == MTH__MAX_IN || g->open[to]->bytes + bytes > BATCH))
-        close(g, g->open[empty = to]), to = -1;
+    if (to >= 0 && (pass->open[to]->n == MTH__MAX_IN || pass->open[to]->bytes + bytes > BATCH))
+        close(pass, pass->open[empty = to]), to = -1;
     if (to < 0) {
-        to = empty >= 0 ? empty : x->id % OPEN;
-        if (g->open[to]) close(g, g->open[to]);
-        g->open[to] = NEW(g->arena, batch);
+        to = empty >= 0 ? empty : node->id % OPEN;
+        if (pass->open[to]) close(pass, pass->open[to]);
+        pass->open[to] = NEW(pass->arena, batch);
     }
-    batch *b = g->of[x->id] = g->open[to];
-    b->node[b->n++] = x;
-    b->bytes += bytes;
+    batch *joined = pass->of[node->id] = pass->open[to];
+    joined->node[joined->n++] = node;
+    joined->bytes += bytes;
 }
 
-static void release(gathering *g);
+static void release(gathering *pass);
 
-static void consider(gathering *g, mth__node *x) {
-    g->aside[x->id] = false;
-    for (int j = 0; j < x->nin && !g->aside[x->id]; j++) {
-        const mth__node *maker = x->in[j]->node;
-        g->aside[x->id] = maker && (g->aside[maker->id] || (g->of[maker->id] && !g->of[maker->id]->closed));
+static void consider(gathering *pass, mth__node *node) {
+    pass->aside[node->id] = false;
+    for (int j = 0; j < node->nin && !pass->aside[node->id]; j++) {
+        const mth__node *maker = node->in[j]->node;
+        pass->aside[node->id] =
+            maker && (pass->aside[maker->id] || (pass->of[maker->id] && !pass->of[maker->id]->closed));
     }
-    if (!g->aside[x->id]) {
-        if (mergeable(x)) join(g, x);
+    if (!pass->aside[node->id]) {
+        if (mergeable(node)) join(pass, node);
         return;
     }
-    g->waiting[g->waits++] = x;
-    if (g->waits == WINDOW) release(g);
+    pass->waiting[pass->waits++] = node;
+    if (pass->waits == WINDOW) release(pass);
 }
 
 /* the first of those that wait goes on: WINDOW is not reached again inside */
-static void release(gathering *g) {
+static void release(gathering *pass) {
     mth__node *waiting[WINDOW];
-    int n = g->waits;
+    int n = pass->waits;
     for (int i = 0; i < n; i++) {
-        waiting[i] = g->waiting[i];
+        waiting[i] = pass->waiting[i];
         for (int j = 0; j < waiting[i]->nin; j++) {
-            batch *b = waiting[i]->in[j]->node ? g->of[waiting[i]->in[j]->node->id] : NULL;
-            if (b && !b->closed) close(g, b);
+            batch *joined = waiting[i]->in[j]->node ? pass->of[waiting[i]->in[j]->node->id] : NULL;
+            if (joined && !joined->closed) close(pass, joined);
         }
     }
-    g->waits = 0;
-    for (int i = 0; i < n; i++) consider(g, waiting[i]);
+    pass->waits = 0;
+    for (int i = 0; i < n; i++) consider(pass, waiting[i]);
 }
 
 /* Then the nodes in their order, except that a batch stands where its last one stood, and what reads it behind. */
@@ -231,56 +236,57 @@ typedef struct {
     mth__rewrite *rewrite;
 } placing;
 
-static bool ready(const placing *p, const mth__node *x) {
-    for (int j = 0; j < x->nin; j++)
-        if (x->in[j]->node && x->in[j]->id < p->values && !p->made[x->in[j]->id]) return false;
+static bool ready(const placing *pass, const mth__node *node) {
+    for (int j = 0; j < node->nin; j++)
+        if (node->in[j]->node && node->in[j]->id < pass->values && !pass->made[node->in[j]->id]) return false;
     return true;
 }
 
-static mth_status place(placing *p, mth__node *x, bool *closed) {
-    batch *b = p->of[x->id];
-    mth__rewrite_operands(p->rewrite, x);
-    if (!b || b->n == 1) {
-        mth__rewrite_push(p->rewrite, x);
-        for (int k = 0; k < x->nout; k++) p->made[x->out[k]->id] = true;
-    } else if (++b->arrived == b->n) {
-        TRY(emit_batch(p->rewrite, b));
-        for (int k = 0; k < b->n; k++) p->made[b->node[k]->out[0]->id] = true;
+static mth_status place(placing *pass, mth__node *node, bool *closed) {
+    batch *joined = pass->of[node->id];
+    mth__rewrite_operands(pass->rewrite, node);
+    if (!joined || joined->n == 1) {
+        mth__rewrite_push(pass->rewrite, node);
+        for (int k = 0; k < node->nout; k++) pass->made[node->out[k]->id] = true;
+    } else if (++joined->arrived == joined->n) {
+        TRY(emit_batch(pass->rewrite, joined));
+        for (int k = 0; k < joined->n; k++) pass->made[joined->node[k]->out[0]->id] = true;
         *closed = true;
     }
     return NULL;
 }
 
-static mth_status place_late(placing *p) {
+static mth_status place_late(placing *pass) {
     for (bool closed = true; closed;) {
-        size_t kept = 0, n = p->late.n;
+        size_t kept = 0, n = pass->late.n;
         closed = false;
         for (size_t i = 0; i < n; i++) {
-            mth__node *x = p->late.at[i];
-            if (ready(p, x))
-                TRY(place(p, x, &closed));
+            mth__node *node = pass->late.at[i];
+            if (ready(pass, node))
+                TRY(place(pass, node, &closed));
             else
-                p->late.at[kept++] = x;
+                pass->late.at[kept++] = node;
         }
-        p->late.n = kept;
+        pass->late.n = kept;
     }
     return NULL;
 }
 
-static mth_status merge(communication_pass *s) {
-    mth__graph *graph = s->graph;
+static mth_status merge(communication_pass *pass) {
+    mth__graph *graph = pass->graph;
     const size_t nodes = graph->node.n;
-    gathering *groups = NEW(s->arena, gathering);
-    *groups = (gathering){
-        .arena = s->arena, .of = NEW_ARRAY(s->arena, batch *, nodes), .aside = NEW_ARRAY(s->arena, bool, nodes)};
+    gathering *groups = NEW(pass->arena, gathering);
+    *groups = (gathering){.arena = pass->arena,
+        .of = NEW_ARRAY(pass->arena, batch *, nodes),
+        .aside = NEW_ARRAY(pass->arena, bool, nodes)};
     for (size_t i = 0; i < nodes; i++) consider(groups, graph->node.at[i]);
     while (groups->waits) release(groups);
-    mth__rewrite rewrite = mth__rewrite_begin(s->arena, graph);
+    mth__rewrite rewrite = mth__rewrite_begin(pass->arena, graph);
     placing walk = {.graph = graph,
         .of = groups->of,
-        .made = NEW_ARRAY(s->arena, bool, graph->values),
+        .made = NEW_ARRAY(pass->arena, bool, graph->values),
         .values = graph->values,
-        .arena = s->arena,
+        .arena = pass->arena,
         .rewrite = &rewrite};
     for (size_t i = 0; i < nodes; i++) {
         mth__node *node = rewrite.old[i];
@@ -296,10 +302,10 @@ static mth_status merge(communication_pass *s) {
 }
 
 static mth_status optimize(mth__graph *graph, mth__arena *arena) {
-    communication_pass s = {.graph = graph, .arena = arena};
+    communication_pass pass = {.graph = graph, .arena = arena};
     TRY(mth__drop_redundant(graph));
-    scatter_instead(&s);
-    return merge(&s);
+    scatter_instead(&pass);
+    return merge(&pass);
 }
 
 mth_status mth__communication(mth__graph *graph, const mth__distribute_options *options) {

@@ -24,9 +24,9 @@ double mth__flops_rate(const mth__node *); /* a second, in the dtype of its oper
 int64_t mth__local_size(mth__shape, const mth__sharding *);
 int64_t mth__split_size(int64_t n, const mth__split *, const mth__placement *); /* of one dimension, likewise */
 
-/* What `s` would be on another placement: axes that both have (of the backend's mesh, or position by position where the
-   grids are alike); what the other lacks is whole there. Partial sums are not carried. */
-mth__sharding mth__sharding_carry(const mth__sharding *s, mth__shape, const mth__placement *to);
+/* What the sharding would be on another placement: axes that both have (of the backend's mesh, or position by
+   position where the grids are alike); what the other lacks is whole there. Partial sums are not carried. */
+mth__sharding mth__sharding_carry(const mth__sharding *sharding, mth__shape, const mth__placement *to);
 /* A spec read against the whole mesh, on `on` where that has all its axes, else on the whole mesh. */
 mth__sharding mth__sharding_of_spec(
     const mth__graph *, const mth__sharding *spec, mth__shape, const mth__placement *on);
@@ -35,10 +35,10 @@ mth__sharding mth__sharding_of_spec(
    do; place calls it for the rest. */
 void mth__place_nodes(mth__graph *);
 
-/* `one`, a version of v, was made for a consumer of phase `made`; is it there for one of phase `consumer`? What was
-   gathered for forward is not kept for backward: v is, and is gathered again, so that a split activation costs each
-   device no more than its part. */
-bool mth__kept(const mth__value *v, const mth__sharding *one, mth__phase made, mth__phase consumer);
+/* `one`, a version of the value, was made for a consumer of phase `made`; is it there for one of phase `consumer`?
+   What was gathered for forward is not kept for backward: the value is, and is gathered again, so that a split
+   activation costs each device no more than its part. */
+bool mth__kept(const mth__value *value, const mth__sharding *one, mth__phase made, mth__phase consumer);
 
 /* What outputs and options refer to by name. Inputs that several placements read have one name: from first_input, by
    number of the name, along next_input, to -1. */
@@ -71,7 +71,7 @@ mth_status mth__drop_redundant(mth__graph *);
 mth_status mth__chunk_communication(mth__graph *, const mth__distribute_options *);
 
 static inline const mth__op *mth__row_op(enum mth__row row) { return mth__op_at((size_t)row); }
-static inline bool mth__is_comm(const mth__node *n) { return (n->op->flags & MTH__COMM) != 0; }
+static inline bool mth__is_comm(const mth__node *node) { return (node->op->flags & MTH__COMM) != 0; }
 /* Devices send something: what keeps a part of what is there is a communication that moves nothing. */
 static inline bool mth__communicates(const mth__node *node) {
     return mth__is_comm(node) && node->op->row != MTH__ROW_keep;

@@ -37,52 +37,53 @@ struct mth__folding {
     mth__table table; /* of modules, by where their names stand */
 };
 
-uint64_t mth__mix(uint64_t h, uint64_t x) {
-    h = (h ^ x) * 0x9e3779b97f4a7c15;
-    return h ^ h >> 29;
+uint64_t mth__mix(uint64_t hash, uint64_t word) {
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+    return hash ^ hash >> 29;
 }
-uint64_t mth__mix_name(uint64_t h, const char *name) {
-    for (const char *c = name; c && *c; c++)
-        if (!isdigit((unsigned char)*c))
-            h = mth__mix(h, (unsigned char)*c);
-        else if (!isdigit((unsigned char)c[1]))
-            h = mth__mix(h, '0'); /* 9 and 10 are alike */
-    return h;
+uint64_t mth__mix_name(uint64_t hash, const char *name) {
+    for (const char *at = name; at && *at; at++)
+        if (!isdigit((unsigned char)*at))
+            hash = mth__mix(hash, (unsigned char)*at);
+        else if (!isdigit((unsigned char)at[1]))
+            hash = mth__mix(hash, '0'); /* 9 and 10 are alike */
+    return hash;
 }
-uint64_t mth__mix_place(uint64_t h, const mth__placement *on) {
-    for (int a = 0; on && a < on->naxes; a++) h = mth__mix(h, (uint64_t)on->dim[a]);
-    return mth__mix(h, on ? (uint64_t)on->naxes : 99);
+uint64_t mth__mix_place(uint64_t hash, const mth__placement *on) {
+    for (int axis = 0; on && axis < on->naxes; axis++) hash = mth__mix(hash, (uint64_t)on->dim[axis]);
+    return mth__mix(hash, on ? (uint64_t)on->naxes : 99);
 }
-uint64_t mth__mix_shape(uint64_t h, mth__shape s) {
-    for (int d = 0; d < s.rank; d++) h = mth__mix(h, (uint64_t)s.dim[d]);
-    return mth__mix(h, (uint64_t)s.rank);
+uint64_t mth__mix_shape(uint64_t hash, mth__shape shape) {
+    for (int d = 0; d < shape.rank; d++) hash = mth__mix(hash, (uint64_t)shape.dim[d]);
+    return mth__mix(hash, (uint64_t)shape.rank);
 }
 
-static uint64_t mix_sharding(uint64_t h, const mth__value *v) {
-    h = mth__mix_place(mth__mix(h, v->pinned), v->sharding.on);
-    for (int d = 0; d < v->shape.rank; d++) {
-        const mth__split *s = &v->sharding.dim[d];
-        for (int k = 0; k < s->naxes; k++) h = mth__mix(h, (uint64_t)s->axis[k]);
-        h = mth__mix(h, (uint64_t)s->naxes << 33 | (uint64_t)s->grain << 1 | s->cyclic);
+static uint64_t mix_sharding(uint64_t hash, const mth__value *value) {
+    hash = mth__mix_place(mth__mix(hash, value->pinned), value->sharding.on);
+    for (int d = 0; d < value->shape.rank; d++) {
+        const mth__split *split = &value->sharding.dim[d];
+        for (int k = 0; k < split->naxes; k++) hash = mth__mix(hash, (uint64_t)split->axis[k]);
+        hash = mth__mix(hash, (uint64_t)split->naxes << 33 | (uint64_t)split->grain << 1 | split->cyclic);
     }
-    return h;
+    return hash;
 }
 
-static uint64_t mix_operand(const fold_pass *s, uint64_t h, const mth__node *n, const mth__value *v, int here) {
-    h = mth__mix(h, v->kind);
-    if (v->kind == MTH__VALUE_INPUT) return mth__mix(h, (uint64_t)v->id);
-    if (v->kind != MTH__VALUE_NODE) {
-        h = mix_sharding(mth__mix_shape(mth__mix_name(h, v->name), v->shape), v);
-        return mth__mix(h, (uint64_t)(here - s->first_reader[v->id]));
+static uint64_t mix_operand(
+    const fold_pass *pass, uint64_t hash, const mth__node *node, const mth__value *value, int here) {
+    hash = mth__mix(hash, value->kind);
+    if (value->kind == MTH__VALUE_INPUT) return mth__mix(hash, (uint64_t)value->id);
+    if (value->kind != MTH__VALUE_NODE) {
+        hash = mix_sharding(mth__mix_shape(mth__mix_name(hash, value->name), value->shape), value);
+        return mth__mix(hash, (uint64_t)(here - pass->first_reader[value->id]));
     }
-    int at = s->position[v->id], from = s->module_of[at];
-    bool together =
-        v->node->on == n->on && v->node->label.region == n->label.region && v->node->label.stage == n->label.stage;
-    h = mth__mix(mth__mix(h, (uint64_t)(here - from)), (uint64_t)at - s->module[from].first);
-    return mth__mix(h, (uint64_t)v->index << 1 | together);
+    int at = pass->position[value->id], from = pass->module_of[at];
+    bool together = value->node->on == node->on && value->node->label.region == node->label.region &&
+        value->node->label.stage == node->label.stage;
+    hash = mth__mix(mth__mix(hash, (uint64_t)(here - from)), (uint64_t)at - pass->module[from].first);
+    return mth__mix(hash, (uint64_t)value->index << 1 | together);
 }
 
-static uint64_t mix_attributes(uint64_t h, const mth__node *node) {
+static uint64_t mix_attributes(uint64_t hash, const mth__node *node) {
     mth__attrs attrs = node->attrs;
     const mth__attribute *attribute;
     for (int k = 0; (attribute = mth__op_attribute(node->op, k)); k++) {
@@ -90,51 +91,54 @@ static uint64_t mix_attributes(uint64_t h, const mth__node *node) {
         if (attribute->draws) continue;
         if (attribute->kind == MTH__ATTRIBUTE_INTEGER) bits = (uint64_t)*mth__attribute_integer(&attrs, attribute);
         if (attribute->kind == MTH__ATTRIBUTE_REAL) memcpy(&bits, mth__attribute_real(&attrs, attribute), sizeof bits);
-        h = mth__mix(h, bits);
+        hash = mth__mix(hash, bits);
         if (attribute->kind != MTH__ATTRIBUTE_TEXT) continue;
-        for (const char *c = *mth__attribute_text(&attrs, attribute); c && *c; c++) h = mth__mix(h, (unsigned char)*c);
+        for (const char *at = *mth__attribute_text(&attrs, attribute); at && *at; at++)
+            hash = mth__mix(hash, (unsigned char)*at);
     }
-    return h;
+    return hash;
 }
 
-static uint64_t hash_of(const fold_pass *s, int m) {
-    uint64_t h = 0;
-    for (int k = 0; k < s->module[m].nodes; k++) {
-        const mth__node *n = s->graph->node.at[s->module[m].first + (size_t)k];
-        h = mth__mix_place(mth__mix(h, (uint64_t)n->op->row << 8 | (uint64_t)n->nin), n->on);
-        h = mth__mix(mix_attributes(h, n), n->label.region >= 0);
-        for (int j = 0; j < n->nin; j++) h = mix_operand(s, h, n, n->in[j], m);
-        for (int j = 0; j < n->nout; j++) h = mth__mix(mth__mix_shape(h, n->out[j]->shape), n->out[j]->dtype);
+static uint64_t hash_of(const fold_pass *pass, int m) {
+    uint64_t hash = 0;
+    for (int k = 0; k < pass->module[m].nodes; k++) {
+        const mth__node *node = pass->graph->node.at[pass->module[m].first + (size_t)k];
+        hash = mth__mix_place(mth__mix(hash, (uint64_t)node->op->row << 8 | (uint64_t)node->nin), node->on);
+        hash = mth__mix(mix_attributes(hash, node), node->label.region >= 0);
+        for (int j = 0; j < node->nin; j++) hash = mix_operand(pass, hash, node, node->in[j], m);
+        for (int j = 0; j < node->nout; j++)
+            hash = mth__mix(mth__mix_shape(hash, node->out[j]->shape), node->out[j]->dtype);
     }
-    uint64_t w;
-    memcpy(&w, &s->module[m].weight, sizeof w);
-    return mth__mix(h, w);
+    uint64_t word;
+    memcpy(&word, &pass->module[m].weight, sizeof word);
+    return mth__mix(hash, word);
 }
 
 /* ---------------------------------------------------------------- runs */
-static bool starts_module(const mth__graph *g, size_t i) {
-    const char *a = g->node.at[i]->label.module, *b = i ? g->node.at[i - 1]->label.module : NULL;
+static bool starts_module(const mth__graph *graph, size_t i) {
+    const char *a = graph->node.at[i]->label.module, *b = i ? graph->node.at[i - 1]->label.module : NULL;
     return !i || a != b;
 }
 
-static void list_modules(fold_pass *s) {
-    mth__graph *g = s->graph;
-    s->modules = 0;
-    for (size_t i = 0; i < g->node.n; i++) {
-        if (starts_module(g, i)) {
-            s->module[s->modules].first = i; /* weights stay as they are */
-            s->module[s->modules++].nodes = 0;
+static void list_modules(fold_pass *pass) {
+    mth__graph *graph = pass->graph;
+    pass->modules = 0;
+    for (size_t i = 0; i < graph->node.n; i++) {
+        if (starts_module(graph, i)) {
+            pass->module[pass->modules].first = i; /* weights stay as they are */
+            pass->module[pass->modules++].nodes = 0;
         }
-        s->module_of[i] = s->modules - 1;
-        s->module[s->modules - 1].nodes++;
-        for (int k = 0; k < g->node.at[i]->nout; k++) s->position[g->node.at[i]->out[k]->id] = (int)i;
+        pass->module_of[i] = pass->modules - 1;
+        pass->module[pass->modules - 1].nodes++;
+        for (int k = 0; k < graph->node.at[i]->nout; k++) pass->position[graph->node.at[i]->out[k]->id] = (int)i;
     }
-    for (size_t i = g->node.n; i-- > 0;)
-        for (int j = 0; j < g->node.at[i]->nin; j++) s->first_reader[g->node.at[i]->in[j]->id] = s->module_of[i];
-    for (int m = 0; m < s->modules; m++) s->module[m].hash = hash_of(s, m);
+    for (size_t i = graph->node.n; i-- > 0;)
+        for (int j = 0; j < graph->node.at[i]->nin; j++)
+            pass->first_reader[graph->node.at[i]->in[j]->id] = pass->module_of[i];
+    for (int m = 0; m < pass->modules; m++) pass->module[m].hash = hash_of(pass, m);
 }
 
-static int gain(const run *r) { return (r->units - KEPT) * r->period; }
+static int gain(const run *found) { return (found->units - KEPT) * found->period; }
 static int by_gain(const void *a, const void *b) {
     const run *x = a, *y = b;
     if (gain(x) != gain(y)) return gain(x) < gain(y) ? 1 : -1;
@@ -143,44 +147,44 @@ static int by_gain(const void *a, const void *b) {
 
 /* Parameters in a row that are alike take turns (columns, rows): a unit has an even number of such, or of another kind
  * too. */
-static bool odd(const fold_pass *s, const run *r) {
+static bool odd(const fold_pass *pass, const run *found) {
     uint64_t last = 0;
     int alike = 0;
-    for (int m = r->start; m < r->start + r->period; m++)
-        for (int k = 0; k < s->module[m].nodes; k++) {
-            const mth__node *n = s->graph->node.at[s->module[m].first + (size_t)k];
-            for (int j = 0; j < n->nin; j++) {
-                if (n->in[j]->kind != MTH__VALUE_PARAMETER || n->in[j]->shape.rank < 2) continue;
-                uint64_t h = mth__mix_shape(mth__mix_name(0, n->in[j]->name), n->in[j]->shape);
-                if (alike++ && h != last) return false;
-                last = h;
+    for (int m = found->start; m < found->start + found->period; m++)
+        for (int k = 0; k < pass->module[m].nodes; k++) {
+            const mth__node *node = pass->graph->node.at[pass->module[m].first + (size_t)k];
+            for (int j = 0; j < node->nin; j++) {
+                if (node->in[j]->kind != MTH__VALUE_PARAMETER || node->in[j]->shape.rank < 2) continue;
+                uint64_t hash = mth__mix_shape(mth__mix_name(0, node->in[j]->name), node->in[j]->shape);
+                if (alike++ && hash != last) return false;
+                last = hash;
             }
         }
     return alike & 1;
 }
 
-static void keep_run(const fold_pass *s, run *runs, int *n, run r) {
-    if (r.units > KEPT && odd(s, &r)) r.period *= 2, r.units /= 2;
-    if (r.units <= KEPT) return;
+static void keep_run(const fold_pass *pass, run *runs, int *n, run found) {
+    if (found.units > KEPT && odd(pass, &found)) found.period *= 2, found.units /= 2;
+    if (found.units <= KEPT) return;
     if (*n == RUNS) {
         qsort(runs, RUNS, sizeof *runs, by_gain);
-        if (by_gain(&r, &runs[RUNS - 1]) > 0) return;
+        if (by_gain(&found, &runs[RUNS - 1]) > 0) return;
         --*n;
     }
-    runs[(*n)++] = r;
+    runs[(*n)++] = found;
 }
 
-static int find_runs(const fold_pass *s, run *runs) {
+static int find_runs(const fold_pass *pass, run *runs) {
     int n = 0;
-    for (int p = 1; p <= s->modules / (KEPT + 1); p++) {
+    for (int period = 1; period <= pass->modules / (KEPT + 1); period++) {
         int length = 0;
-        for (int i = 0; i + p <= s->modules; i++) {
-            bool equal = i + p < s->modules && s->module[i].hash == s->module[i + p].hash;
+        for (int i = 0; i + period <= pass->modules; i++) {
+            bool equal = i + period < pass->modules && pass->module[i].hash == pass->module[i + period].hash;
             if (equal) {
                 length++;
                 continue;
             }
-            keep_run(s, runs, &n, (run){i - length, p, length / p + 1});
+            keep_run(pass, runs, &n, (run){i - length, period, length / period + 1});
             length = 0;
         }
     }
@@ -195,47 +199,48 @@ typedef struct {
 } gap;
 
 /* What a reader behind the gap reads instead; NULL: something that no stand-in makes. */
-static mth__value *instead(const fold_pass *s, const gap *g, mth__value *v) {
-    int m = v->node ? s->module_of[s->position[v->id]] : -1;
-    if (m < g->from || m >= g->to) return v;
-    if (m - g->shift < g->start) return NULL;
-    const mth__node *n =
-        s->graph->node.at[s->module[m - g->shift].first + (size_t)s->position[v->id] - s->module[m].first];
-    return n->out[v->index];
+static mth__value *instead(const fold_pass *pass, const gap *between, mth__value *value) {
+    int m = value->node ? pass->module_of[pass->position[value->id]] : -1;
+    if (m < between->from || m >= between->to) return value;
+    if (m - between->shift < between->start) return NULL;
+    const mth__node *node =
+        pass->graph->node
+            .at[pass->module[m - between->shift].first + (size_t)pass->position[value->id] - pass->module[m].first];
+    return node->out[value->index];
 }
 
-static bool fold(fold_pass *s, const run *r) {
-    mth__graph *g = s->graph;
-    gap out = {
-        r->start, r->start + 2 * r->period, r->start + (r->units - 1) * r->period, (r->units - KEPT) * r->period};
-    for (size_t i = 0; i < g->output.n; i++)
-        if (instead(s, &out, g->output.at[i].value) != g->output.at[i].value) return false;
-    size_t behind = s->module[out.to].first;
+static bool fold(fold_pass *pass, const run *found) {
+    mth__graph *graph = pass->graph;
+    gap out = {found->start, found->start + 2 * found->period, found->start + (found->units - 1) * found->period,
+        (found->units - KEPT) * found->period};
+    for (size_t i = 0; i < graph->output.n; i++)
+        if (instead(pass, &out, graph->output.at[i].value) != graph->output.at[i].value) return false;
+    size_t behind = pass->module[out.to].first;
     for (int change = 0; change < 2; change++)
-        for (size_t i = behind; i < g->node.n; i++)
-            for (int j = 0; j < g->node.at[i]->nin; j++) {
-                mth__value *v = instead(s, &out, g->node.at[i]->in[j]);
-                if (!v) return false;
-                if (change) g->node.at[i]->in[j] = v;
+        for (size_t i = behind; i < graph->node.n; i++)
+            for (int j = 0; j < graph->node.at[i]->nin; j++) {
+                mth__value *value = instead(pass, &out, graph->node.at[i]->in[j]);
+                if (!value) return false;
+                if (change) graph->node.at[i]->in[j] = value;
             }
-    size_t from = s->module[out.from].first;
-    memmove(g->node.at + from, g->node.at + behind, (g->node.n - behind) * sizeof *g->node.at);
-    g->node.n -= behind - from;
-    for (int m = r->start + r->period; m < out.from; m++) s->module[m].weight *= r->units - 2;
-    memmove(s->module + out.from, s->module + out.to, (size_t)(s->modules - out.to) * sizeof *s->module);
+    size_t from = pass->module[out.from].first;
+    memmove(graph->node.at + from, graph->node.at + behind, (graph->node.n - behind) * sizeof *graph->node.at);
+    graph->node.n -= behind - from;
+    for (int m = found->start + found->period; m < out.from; m++) pass->module[m].weight *= found->units - 2;
+    memmove(pass->module + out.from, pass->module + out.to, (size_t)(pass->modules - out.to) * sizeof *pass->module);
     return true;
 }
 
-static void drop_parameters(fold_pass *s) {
-    mth__graph *g = s->graph;
-    bool *read = NEW_ARRAY(s->arena, bool, g->values);
+static void drop_parameters(fold_pass *pass) {
+    mth__graph *graph = pass->graph;
+    bool *read = NEW_ARRAY(pass->arena, bool, graph->values);
     size_t kept = 0;
-    for (size_t i = 0; i < g->node.n; i++)
-        for (int j = 0; j < g->node.at[i]->nin; j++) read[g->node.at[i]->in[j]->id] = true;
-    for (size_t i = 0; i < g->output.n; i++) read[g->output.at[i].value->id] = true;
-    for (size_t i = 0; i < g->parameter.n; i++)
-        if (read[g->parameter.at[i]->id]) g->parameter.at[kept++] = g->parameter.at[i];
-    g->parameter.n = kept;
+    for (size_t i = 0; i < graph->node.n; i++)
+        for (int j = 0; j < graph->node.at[i]->nin; j++) read[graph->node.at[i]->in[j]->id] = true;
+    for (size_t i = 0; i < graph->output.n; i++) read[graph->output.at[i].value->id] = true;
+    for (size_t i = 0; i < graph->parameter.n; i++)
+        if (read[graph->parameter.at[i]->id]) graph->parameter.at[kept++] = graph->parameter.at[i];
+    graph->parameter.n = kept;
 }
 
 /* ---------------------------------------------------------------- the result */
@@ -251,40 +256,40 @@ static bool is_module(const void *key, int number) {
     return wanted->folding->module.at[number].module == wanted->module;
 }
 
-double mth__folded_weight(const mth__folding *f, const char *module) {
+double mth__folded_weight(const mth__folding *folding, const char *module) {
     const int found =
-        module ? mth__table_find(&f->table, hash_module(module), is_module, &(module_key){f, module}) : -1;
-    return found < 0 ? 1 : f->module.at[found].weight;
+        module ? mth__table_find(&folding->table, hash_module(module), is_module, &(module_key){folding, module}) : -1;
+    return found < 0 ? 1 : folding->module.at[found].weight;
 }
 
-mth__folding *mth__fold(mth__graph *g) {
-    fold_pass s = {.graph = g, .arena = mth__arena_new()};
-    s.module = NEW_ARRAY(s.arena, member, g->node.n + 1);
-    s.module_of = NEW_ARRAY(s.arena, int, g->node.n + 1);
-    s.position = NEW_ARRAY(s.arena, int, g->values);
-    s.first_reader = NEW_ARRAY(s.arena, int, g->values);
-    for (size_t i = 0; i < g->node.n; i++) s.module[i].weight = 1;
+mth__folding *mth__fold(mth__graph *graph) {
+    fold_pass pass = {.graph = graph, .arena = mth__arena_new()};
+    pass.module = NEW_ARRAY(pass.arena, member, graph->node.n + 1);
+    pass.module_of = NEW_ARRAY(pass.arena, int, graph->node.n + 1);
+    pass.position = NEW_ARRAY(pass.arena, int, graph->values);
+    pass.first_reader = NEW_ARRAY(pass.arena, int, graph->values);
+    for (size_t i = 0; i < graph->node.n; i++) pass.module[i].weight = 1;
     run runs[RUNS];
-    list_modules(&s);
+    list_modules(&pass);
     for (int round = 0; round < ROUNDS; round++) {
         bool folded = false;
-        int n = find_runs(&s, runs);
-        for (int k = 0; k < n && !folded; k++) folded = fold(&s, &runs[k]);
+        int n = find_runs(&pass, runs);
+        for (int k = 0; k < n && !folded; k++) folded = fold(&pass, &runs[k]);
         if (!folded) break;
-        list_modules(&s);
+        list_modules(&pass);
     }
-    drop_parameters(&s);
-    mth__graph_number(g);
-    mth__folding *f = NEW(g->arena, mth__folding);
-    for (int m = 0; m < s.modules; m++) {
-        const char *name = g->node.at[s.module[m].first]->label.module;
+    drop_parameters(&pass);
+    mth__graph_number(graph);
+    mth__folding *folding = NEW(graph->arena, mth__folding);
+    for (int m = 0; m < pass.modules; m++) {
+        const char *name = graph->node.at[pass.module[m].first]->label.module;
         if (!name) continue;
-        const int next = (int)f->module.n,
-                  found =
-                      mth__table_add(g->arena, &f->table, hash_module(name), is_module, &(module_key){f, name}, next);
-        if (found == next) PUSH(g->arena, f->module, ((module_weight){.module = name}));
-        f->module.at[found].weight = s.module[m].weight;
+        const int next = (int)folding->module.n,
+                  found = mth__table_add(
+                      graph->arena, &folding->table, hash_module(name), is_module, &(module_key){folding, name}, next);
+        if (found == next) PUSH(graph->arena, folding->module, ((module_weight){.module = name}));
+        folding->module.at[found].weight = pass.module[m].weight;
     }
-    mth__arena_free(s.arena);
-    return f;
+    mth__arena_free(pass.arena);
+    return folding;
 }

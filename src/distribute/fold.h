@@ -7,10 +7,10 @@
 double mth__folded_weight(const mth__folding *, const char *module);
 
 /* Hashes: of equal things equal, names but for their digits. */
-uint64_t mth__mix(uint64_t h, uint64_t x);
-uint64_t mth__mix_name(uint64_t h, const char *name);
-uint64_t mth__mix_place(uint64_t h, const mth__placement *); /* its grid */
-uint64_t mth__mix_shape(uint64_t h, mth__shape);
+uint64_t mth__mix(uint64_t hash, uint64_t word);
+uint64_t mth__mix_name(uint64_t hash, const char *name);
+uint64_t mth__mix_place(uint64_t hash, const mth__placement *); /* its grid */
+uint64_t mth__mix_shape(uint64_t hash, mth__shape);
 
 /* Parameters that play the same part in their blocks get the same layout; one group more is the batch of the inputs.
  * candidate.c */

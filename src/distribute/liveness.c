@@ -143,8 +143,8 @@ int mth__live_values(mth__arena *arena, const mth__graph *graph, int device, boo
     find_lives(&life, scratch);
     int count = 0;
     *out = NEW_ARRAY(arena, mth__live, life.live.n + 1);
-    for (size_t b = 0; b < life.live.n; b++)
-        if (!life.in_output.at[b]) (*out)[count++] = life.live.at[b];
+    for (size_t number = 0; number < life.live.n; number++)
+        if (!life.in_output.at[number]) (*out)[count++] = life.live.at[number];
     mth__arena_free(scratch);
     return count;
 }
@@ -155,9 +155,9 @@ int64_t mth__live_peak(const mth__graph *graph, int device, bool views, int *at)
     const int count = mth__live_values(arena, graph, device, views, &live);
     int64_t *change = NEW_ARRAY(arena, int64_t, graph->node.n + 1), bytes = 0, most = 0;
     *at = 0;
-    for (int b = 0; b < count; b++) {
-        change[live[b].first] += live[b].bytes;
-        change[live[b].last + 1] -= live[b].bytes;
+    for (int number = 0; number < count; number++) {
+        change[live[number].first] += live[number].bytes;
+        change[live[number].last + 1] -= live[number].bytes;
     }
     for (size_t i = 0; i < graph->node.n; i++) {
         bytes += change[i];

@@ -8,10 +8,10 @@
 
 enum { WINDOW = 48 };
 
-mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
-    if (!o->overlap || !g->node.n) return NULL;
+mth_status mth__overlap(mth__graph *graph, const mth__distribute_options *options) {
+    if (!options->overlap || !graph->node.n) return NULL;
     mth__arena *arena = mth__arena_new();
-    size_t n = g->node.n;
+    size_t n = graph->node.n;
     mth__node **order = NEW_ARRAY(arena, mth__node *, n);
     /* by old position: when its results are there */
     double *arrives = NEW_ARRAY(arena, double, n), now = 0, link = 0;
@@ -21,41 +21,41 @@ mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
         while (done[first]) first++;
         size_t pick = n, fallback = n;
         for (size_t i = first, seen = 0; i < n && seen < WINDOW && pick == n; i++) {
-            const mth__node *x = g->node.at[i];
+            const mth__node *node = graph->node.at[i];
             if (done[i]) continue;
             seen++;
             bool ready = true;
-            for (int j = 0; j < x->nin && ready; j++) ready = !x->in[j]->node || done[x->in[j]->node->id];
-            if (ready && mth__communicates(x))
+            for (int j = 0; j < node->nin && ready; j++) ready = !node->in[j]->node || done[node->in[j]->node->id];
+            if (ready && mth__communicates(node))
                 pick = i;
             else if (ready && fallback == n)
                 fallback = i;
         }
         for (size_t i = first, seen = 0; i < n && seen < WINDOW && pick == n; i++) {
-            const mth__node *x = g->node.at[i];
+            const mth__node *node = graph->node.at[i];
             if (done[i]) continue;
             seen++;
             bool ready = true;
-            for (int j = 0; j < x->nin && ready; j++)
-                ready = !x->in[j]->node || (done[x->in[j]->node->id] && arrives[x->in[j]->node->id] <= now);
+            for (int j = 0; j < node->nin && ready; j++)
+                ready = !node->in[j]->node || (done[node->in[j]->node->id] && arrives[node->in[j]->node->id] <= now);
             if (ready) pick = i;
         }
         if (pick == n) pick = fallback; /* the first node left is always ready */
-        mth__node *x = g->node.at[pick];
-        double begin = mth__communicates(x) ? link : now, seconds = mth__cost_node(x);
-        for (int j = 0; j < x->nin; j++)
-            if (x->in[j]->node && arrives[x->in[j]->node->id] > begin) begin = arrives[x->in[j]->node->id];
-        if (mth__communicates(x) && begin < now) begin = now;
+        mth__node *node = graph->node.at[pick];
+        double begin = mth__communicates(node) ? link : now, seconds = mth__cost_node(node);
+        for (int j = 0; j < node->nin; j++)
+            if (node->in[j]->node && arrives[node->in[j]->node->id] > begin) begin = arrives[node->in[j]->node->id];
+        if (mth__communicates(node) && begin < now) begin = now;
         arrives[pick] = begin + seconds;
-        if (mth__communicates(x))
+        if (mth__communicates(node))
             link = arrives[pick];
         else
             now = arrives[pick];
         done[pick] = true;
-        order[made] = x;
+        order[made] = node;
     }
-    memcpy(g->node.at, order, sizeof *order * n);
-    mth__graph_number(g);
+    memcpy(graph->node.at, order, sizeof *order * n);
+    mth__graph_number(graph);
     mth__arena_free(arena);
     return NULL;
 }

@@ -5,19 +5,21 @@
 #include "distribute/decide.h"
 #include <string.h>
 
-static const mth__placement *stage_place(const mth__graph *g, const mth__node *n) {
-    if (n->label.region < 0 || (size_t)n->label.region >= g->region.n) return NULL;
-    const mth__region *r = g->region.at[n->label.region];
-    return r->stage_on && n->label.stage >= 0 && n->label.stage < r->stages ? r->stage_on[n->label.stage] : NULL;
+static const mth__placement *stage_place(const mth__graph *graph, const mth__node *node) {
+    if (node->label.region < 0 || (size_t)node->label.region >= graph->region.n) return NULL;
+    const mth__region *region = graph->region.at[node->label.region];
+    return region->stage_on && node->label.stage >= 0 && node->label.stage < region->stages
+        ? region->stage_on[node->label.stage]
+        : NULL;
 }
 
-static bool from_inputs(mth__node *n) {
+static bool from_inputs(mth__node *node) {
     const mth__placement *on = NULL;
-    for (int j = n->nin - 1; j >= 0 && !on; j--)
-        if (n->in[j]->node) on = n->in[j]->node->on;
-    for (int j = n->nin - 1; j >= 0 && !on; j--)
-        if (n->in[j]->kind == MTH__VALUE_PARAMETER) on = n->in[j]->sharding.on;
-    n->on = on;
+    for (int j = node->nin - 1; j >= 0 && !on; j--)
+        if (node->in[j]->node) on = node->in[j]->node->on;
+    for (int j = node->nin - 1; j >= 0 && !on; j--)
+        if (node->in[j]->kind == MTH__VALUE_PARAMETER) on = node->in[j]->sharding.on;
+    node->on = on;
     return on != NULL;
 }
 
@@ -44,17 +46,17 @@ void mth__place_nodes(mth__graph *graph) {
     mth__arena_free(arena);
 }
 
-mth__by_name mth__by_name_new(mth__arena *arena, const mth__graph *g, const mth__distribute_options *o) {
-    mth__by_name all = {.next_input = NEW_ARRAY(arena, int, g->input.n)};
-    for (size_t i = 0; i < g->parameter.n; i++) mth__names_add(arena, &all.parameter, g->parameter.at[i]->name);
-    for (size_t i = 0; i < g->seed.n; i++) mth__names_add(arena, &all.seed, g->seed.at[i]->name);
-    for (size_t i = 0; o && i < o->specs; i++)
-        if ((size_t)mth__names_add(arena, &all.spec, o->spec[i].name) == all.spec_at.n)
-            PUSH(arena, all.spec_at, &o->spec[i]);
-    for (size_t i = 0; i < g->input.n; i++) mth__names_add(arena, &all.input, g->input.at[i]->name);
+mth__by_name mth__by_name_new(mth__arena *arena, const mth__graph *graph, const mth__distribute_options *options) {
+    mth__by_name all = {.next_input = NEW_ARRAY(arena, int, graph->input.n)};
+    for (size_t i = 0; i < graph->parameter.n; i++) mth__names_add(arena, &all.parameter, graph->parameter.at[i]->name);
+    for (size_t i = 0; i < graph->seed.n; i++) mth__names_add(arena, &all.seed, graph->seed.at[i]->name);
+    for (size_t i = 0; options && i < options->specs; i++)
+        if ((size_t)mth__names_add(arena, &all.spec, options->spec[i].name) == all.spec_at.n)
+            PUSH(arena, all.spec_at, &options->spec[i]);
+    for (size_t i = 0; i < graph->input.n; i++) mth__names_add(arena, &all.input, graph->input.at[i]->name);
     for (size_t i = 0; i < all.input.name.n; i++) PUSH(arena, all.first_input, -1);
-    for (size_t i = g->input.n; i-- > 0;) {
-        int number = mth__names_find(&all.input, g->input.at[i]->name);
+    for (size_t i = graph->input.n; i-- > 0;) {
+        int number = mth__names_find(&all.input, graph->input.at[i]->name);
         all.next_input[i] = all.first_input.at[number];
         all.first_input.at[number] = (int)i;
     }
@@ -67,32 +69,32 @@ const mth__spec_of *mth__spec_named(const mth__by_name *all, const char *name) {
 }
 
 mth__sharding mth__sharding_of_spec(
-    const mth__graph *g, const mth__sharding *spec, mth__shape shape, const mth__placement *on) {
+    const mth__graph *graph, const mth__sharding *spec, mth__shape shape, const mth__placement *on) {
     mth__sharding whole = *spec;
-    whole.on = mth__place_whole(g->mesh);
+    whole.on = mth__place_whole(graph->mesh);
     if (on == whole.on) {
         mth__sharding_canonical(&whole, shape);
         return whole;
     }
-    mth__sharding s = mth__sharding_carry(&whole, shape, on), all = whole;
+    mth__sharding sharding = mth__sharding_carry(&whole, shape, on), all = whole;
     mth__sharding_canonical(&all, shape);
     for (int d = 0; d < shape.rank; d++)
-        if (s.dim[d].naxes != all.dim[d].naxes) return all; /* an axis that `on` lacks */
-    return s;
+        if (sharding.dim[d].naxes != all.dim[d].naxes) return all; /* an axis that `on` lacks */
+    return sharding;
 }
 
-mth__sharding mth__output_need(const mth__graph *g, const mth__by_name *all, const mth__output *out) {
+mth__sharding mth__output_need(const mth__graph *graph, const mth__by_name *all, const mth__output *out) {
     const mth__placement *on = out->value->sharding.on;
     mth__sharding need = {.on = on};
     if (!out->is_gradient) {
-        const mth__spec_of *s = out->has_spec ? mth__spec_named(all, out->name) : NULL;
-        return s ? mth__sharding_of_spec(g, &s->sharding, out->value->shape, on) : need;
+        const mth__spec_of *spec = out->has_spec ? mth__spec_named(all, out->name) : NULL;
+        return spec ? mth__sharding_of_spec(graph, &spec->sharding, out->value->shape, on) : need;
     }
     int parameter = mth__names_find(&all->parameter, out->of), input = mth__names_find(&all->input, out->of);
-    if (parameter >= 0) return g->parameter.at[parameter]->sharding;
+    if (parameter >= 0) return graph->parameter.at[parameter]->sharding;
     const mth__value *of = NULL;
     for (int k = input < 0 ? -1 : all->first_input.at[input]; k >= 0; k = all->next_input[k])
-        if (!of || g->input.at[k]->sharding.on == on) of = g->input.at[k];
+        if (!of || graph->input.at[k]->sharding.on == on) of = graph->input.at[k];
     return of ? of->sharding : need;
 }
 
@@ -129,16 +131,16 @@ static mth__value *feed(feeding *state, mth__value *input, const mth__placement 
     return copy;
 }
 
-static void bind_parameters(mth__graph *g, const mth__distribute_options *o) {
+static void bind_parameters(mth__graph *graph, const mth__distribute_options *options) {
     size_t next = 0; /* layouts come in the order of parameters */
-    for (size_t i = 0; o && o->fixed && i < g->parameter.n; i++) {
-        mth__value *v = g->parameter.at[i];
-        for (size_t k = 0; k < o->fixed; k++) {
-            size_t f = (next + k) % o->fixed;
-            if (strcmp(o->fixed_name[f], v->name)) continue;
-            v->sharding = o->fixed_parameter[f];
-            v->pinned = true;
-            next = f + 1;
+    for (size_t i = 0; options && options->fixed && i < graph->parameter.n; i++) {
+        mth__value *value = graph->parameter.at[i];
+        for (size_t k = 0; k < options->fixed; k++) {
+            size_t next_fixed = (next + k) % options->fixed;
+            if (strcmp(options->fixed_name[next_fixed], value->name)) continue;
+            value->sharding = options->fixed_parameter[next_fixed];
+            value->pinned = true;
+            next = next_fixed + 1;
             break;
         }
     }
@@ -267,26 +269,26 @@ static void spread_parameters(mth__graph *graph, mth__arena *scratch, const mth_
     }
 }
 
-mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
+mth_status mth__place(mth__graph *graph, const mth__distribute_options *options) {
     mth__arena *scratch = mth__arena_new();
-    mth__by_name all = mth__by_name_new(scratch, g, o);
-    bind_parameters(g, o);
-    mth__prune(g);
-    mth__place_nodes(g);
-    feed_inputs(g, scratch, &all);
-    spread_parameters(g, scratch, o);
-    for (size_t i = 0; i < g->parameter.n; i++)
-        if (!g->parameter.at[i]->sharding.on) g->parameter.at[i]->sharding.on = mth__place_whole(g->mesh);
-    for (size_t k = g->output.n; k-- > 0;) {
-        const mth__output *out = &g->output.at[k];
+    mth__by_name all = mth__by_name_new(scratch, graph, options);
+    bind_parameters(graph, options);
+    mth__prune(graph);
+    mth__place_nodes(graph);
+    feed_inputs(graph, scratch, &all);
+    spread_parameters(graph, scratch, options);
+    for (size_t i = 0; i < graph->parameter.n; i++)
+        if (!graph->parameter.at[i]->sharding.on) graph->parameter.at[i]->sharding.on = mth__place_whole(graph->mesh);
+    for (size_t k = graph->output.n; k-- > 0;) {
+        const mth__output *out = &graph->output.at[k];
         int seed = out->is_gradient ? -1 : mth__names_find(&all.seed, out->name);
-        if (seed >= 0) g->seed.at[seed]->sharding = mth__output_need(g, &all, out);
+        if (seed >= 0) graph->seed.at[seed]->sharding = mth__output_need(graph, &all, out);
     }
-    for (size_t i = 0; i < g->seed.n; i++) {
-        mth__value *v = g->seed.at[i];
-        if (!v->sharding.on) v->sharding.on = mth__place_whole(g->mesh);
-        v->pinned = true;
-        v->origin = "that of its output";
+    for (size_t i = 0; i < graph->seed.n; i++) {
+        mth__value *value = graph->seed.at[i];
+        if (!value->sharding.on) value->sharding.on = mth__place_whole(graph->mesh);
+        value->pinned = true;
+        value->origin = "that of its output";
     }
     mth__arena_free(scratch);
     return NULL;

@@ -9,22 +9,24 @@
 #include <string.h>
 
 enum { DEPTH = 4 };
-typedef struct version {
+typedef struct value_version {
     mth__value *value;
-    struct version *next;
-} version;
+    struct value_version *next;
+} value_version;
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    mth__node **back;             /* by node: of a sum on B, what moves it to A; of that, the sum */
-    BY_VALUE(mth__value *) root;  /* what communication brought, as its maker made it */
-    BY_VALUE(version *) versions; /* of a root: it, and all that communication has made of it so far */
-    BY_VALUE(version *) reshaped; /* of a root: results of reshapes of it */
-    mth__phase phase;             /* of the transfer at hand */
+    mth__node **back;                   /* by node: of a sum on B, what moves it to A; of that, the sum */
+    BY_VALUE(mth__value *) root;        /* what communication brought, as its maker made it */
+    BY_VALUE(value_version *) versions; /* of a root: it, and all that communication has made of it so far */
+    BY_VALUE(value_version *) reshaped; /* of a root: results of reshapes of it */
+    mth__phase phase;                   /* of the transfer at hand */
     mth__rewrite rewrite;
 } redundant_pass;
 
-static mth__value *root_of(redundant_pass *s, const mth__value *value) { return *AT_VALUE(s->arena, s->root, value); }
+static mth__value *root_of(redundant_pass *pass, const mth__value *value) {
+    return *AT_VALUE(pass->arena, pass->root, value);
+}
 
 static bool is_view(const mth__node *node) { return node && (node->op->flags & MTH__VIEW); }
 
@@ -32,34 +34,36 @@ static bool is_view(const mth__node *node) { return node && (node->op->flags & M
 static bool other_side(const mth__node *view, bool back, const mth__sharding *to, mth__sharding *need) {
     mth__proposal source[MTH__SOURCES];
     mth__rule rule;
-    mth__assignment a;
+    mth__assignment assignment;
     int sources = 0;
-    memset(&a, 0, sizeof a);
+    memset(&assignment, 0, sizeof assignment);
     mth__op_rule(view, &rule);
     const mth__value *at = back ? view->in[0] : view->out[0], *other = back ? view->out[0] : view->in[0];
     const int8_t *of = back ? rule.in[0] : rule.out[0], *other_of = back ? rule.out[0] : rule.in[0];
     const int32_t *unit = back ? rule.in_unit[0] : rule.out_unit[0],
                   *other_unit = back ? rule.out_unit[0] : rule.in_unit[0];
     mth__propose(&rule, of, unit, to, at, source, &sources);
-    for (int i = 0; i < sources; i++) a.of[source[i].factor] = source[i].split;
-    *need = mth__assigned(&rule, other_of, other_unit, &a, other->shape, to->on);
-    mth__sharding result = mth__assigned(&rule, of, unit, &a, at->shape, to->on);
+    for (int i = 0; i < sources; i++) assignment.of[source[i].factor] = source[i].split;
+    *need = mth__assigned(&rule, other_of, other_unit, &assignment, other->shape, to->on);
+    mth__sharding result = mth__assigned(&rule, of, unit, &assignment, at->shape, to->on);
     return mth__sharding_equal(&result, to, at->shape.rank);
 }
 
-static mth__value *at_hand(redundant_pass *s, const mth__value *root, const mth__sharding *to) {
-    for (version *k = *AT_VALUE(s->arena, s->versions, root); k; k = k->next)
-        if (!k->value->sharding.partial &&
-            (k->value == root || mth__kept(root, &k->value->sharding, k->value->node->label.phase, s->phase)) &&
-            mth__cost_reshard(root, &k->value->sharding, to) == 0)
-            return k->value;
+static mth__value *at_hand(redundant_pass *pass, const mth__value *root, const mth__sharding *to) {
+    for (value_version *moved = *AT_VALUE(pass->arena, pass->versions, root); moved; moved = moved->next)
+        if (!moved->value->sharding.partial &&
+            (moved->value == root ||
+                mth__kept(root, &moved->value->sharding, moved->value->node->label.phase, pass->phase)) &&
+            mth__cost_reshard(root, &moved->value->sharding, to) == 0)
+            return moved->value;
     return NULL;
 }
 
 /* A reshaped one is at hand, from which this one is a view as well. */
-static mth__value *reshaped(redundant_pass *s, const mth__value *root, const mth__sharding *to, mth__sharding *need) {
-    for (version *k = *AT_VALUE(s->arena, s->reshaped, root); k; k = k->next) {
-        mth__value *from = other_side(k->value->node, true, to, need) ? at_hand(s, k->value, need) : NULL;
+static mth__value *reshaped(
+    redundant_pass *pass, const mth__value *root, const mth__sharding *to, mth__sharding *need) {
+    for (value_version *moved = *AT_VALUE(pass->arena, pass->reshaped, root); moved; moved = moved->next) {
+        mth__value *from = other_side(moved->value->node, true, to, need) ? at_hand(pass, moved->value, need) : NULL;
         if (from && from->sharding.on == need->on && mth__sharding_equal(&from->sharding, need, from->shape.rank))
             return from;
     }
@@ -72,44 +76,44 @@ static double view_cost(const mth__node *view, const mth__sharding *need, const 
     return mth__cost_compute(view, &in, &out);
 }
 
-/* Seconds to make v there from what is there; infinite where that can't be. */
-static double price(redundant_pass *s, const mth__value *v, const mth__sharding *to, int depth) {
-    const mth__value *root = root_of(s, v);
+/* Seconds to make the value there from what is there; infinite where that can't be. */
+static double price(redundant_pass *pass, const mth__value *value, const mth__sharding *to, int depth) {
+    const mth__value *root = root_of(pass, value);
     mth__sharding need;
     if (root->read) return INFINITY; /* gathered anew with a purpose */
-    if (at_hand(s, root, to) || reshaped(s, root, to, &need)) return 0;
+    if (at_hand(pass, root, to) || reshaped(pass, root, to, &need)) return 0;
     if (depth == DEPTH || !is_view(root->node) || !other_side(root->node, false, to, &need)) return INFINITY;
-    double below = price(s, root->node->in[0], &need, depth + 1);
+    double below = price(pass, root->node->in[0], &need, depth + 1);
     return below == INFINITY ? below : below + view_cost(root->node, &need, to);
 }
 
-static void know(redundant_pass *s, mth__value *value, mth__value *root) {
-    version *made = NEW(s->arena, version), **list = AT_VALUE(s->arena, s->versions, root);
-    *made = (version){value, *list};
+static void know(redundant_pass *pass, mth__value *value, mth__value *root) {
+    value_version *made = NEW(pass->arena, value_version), **list = AT_VALUE(pass->arena, pass->versions, root);
+    *made = (value_version){value, *list};
     *list = made;
-    *AT_VALUE(s->arena, s->root, value) = root;
+    *AT_VALUE(pass->arena, pass->root, value) = root;
 }
 
 static mth_status make(
-    redundant_pass *s, const mth__node *like, mth__value *v, const mth__sharding *to, mth__value **out) {
-    mth__value *root = root_of(s, v), *from = at_hand(s, root, to);
+    redundant_pass *pass, const mth__node *like, mth__value *value, const mth__sharding *to, mth__value **out) {
+    mth__value *root = root_of(pass, value), *from = at_hand(pass, root, to);
     bool moved = from && (from->sharding.on != to->on || !mth__sharding_equal(&from->sharding, to, root->shape.rank));
     if (from && !moved) return *out = from, NULL;
     mth__sharding need;
     if (moved)
-        TRY(mth__node_like(s->graph, like, MTH__ROW_keep, NULL, 1, &from, &from->sharding, to, out));
-    else if ((from = reshaped(s, root, to, &need))) {
-        mth__attrs a = mth__attrs_of_shape(root->shape);
-        TRY(mth__node_like(s->graph, like, MTH__ROW_reshape, &a, 1, &from, &need, to, out));
+        TRY(mth__node_like(pass->graph, like, MTH__ROW_keep, NULL, 1, &from, &from->sharding, to, out));
+    else if ((from = reshaped(pass, root, to, &need))) {
+        mth__attrs attrs = mth__attrs_of_shape(root->shape);
+        TRY(mth__node_like(pass->graph, like, MTH__ROW_reshape, &attrs, 1, &from, &need, to, out));
     } else {
         const mth__node *view = root->node;
         other_side(view, false, to, &need);
-        TRY(make(s, like, view->in[0], &need, &from));
+        TRY(make(pass, like, view->in[0], &need, &from));
         TRY(mth__node_like(
-            s->graph, like, (enum mth__row)mth__op_index(view->op), &view->attrs, 1, &from, &need, to, out));
+            pass->graph, like, (enum mth__row)mth__op_index(view->op), &view->attrs, 1, &from, &need, to, out));
     }
     (*out)->origin = root->origin;
-    know(s, *out, root);
+    know(pass, *out, root);
     return NULL;
 }
 
@@ -128,87 +132,88 @@ static int came_from(const mth__node *sum, const mth__node *home) {
 
 /* `uses`: by value id. Nobody else reads the sum or what came for it. */
 static bool goes_home(const mth__node *sum, const mth__node *home, const int *uses) {
-    const mth__value *v = sum->out[0];
-    if (!mth__makes_gradients(sum->label.phase) || sum->op != mth__row_op(MTH__ROW_add) || uses[v->id] != 1 ||
+    const mth__value *value = sum->out[0];
+    if (!mth__makes_gradients(sum->label.phase) || sum->op != mth__row_op(MTH__ROW_add) || uses[value->id] != 1 ||
         home->out[0]->sharding.partial)
         return false;
     for (int j = 0; j < 2; j++) {
         const mth__value *term = sum->in[j];
-        if (!mth__shape_equal(term->shape, v->shape) ||
-            !mth__sharding_equal(&term->sharding, &v->sharding, v->shape.rank))
+        if (!mth__shape_equal(term->shape, value->shape) ||
+            !mth__sharding_equal(&term->sharding, &value->sharding, value->shape.rank))
             return false;
     }
     int came = came_from(sum, home);
     return came >= 0 && uses[sum->in[came]->id] == 1;
 }
 
-static void find_sums(redundant_pass *s) {
-    const mth__graph *g = s->graph;
-    const int *uses = mth__graph_uses(s->arena, g);
-    s->back = NEW_ARRAY(s->arena, mth__node *, g->node.n);
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *home = g->node.at[i], *sum = home->nin ? home->in[0]->node : NULL;
+static void find_sums(redundant_pass *pass) {
+    const mth__graph *graph = pass->graph;
+    const int *uses = mth__graph_uses(pass->arena, graph);
+    pass->back = NEW_ARRAY(pass->arena, mth__node *, graph->node.n);
+    for (size_t i = 0; i < graph->node.n; i++) {
+        mth__node *home = graph->node.at[i], *sum = home->nin ? home->in[0]->node : NULL;
         if (!mth__communicates(home) || !sum || !goes_home(sum, home, uses)) continue;
-        s->back[sum->id] = home;
-        s->back[home->id] = sum;
+        pass->back[sum->id] = home;
+        pass->back[home->id] = sum;
     }
 }
 
 /* The sum takes the place of what would have moved it. */
-static mth_status add_at_home(redundant_pass *s, mth__node *sum, mth__node *home) {
+static mth_status add_at_home(redundant_pass *pass, mth__node *sum, mth__node *home) {
     mth__sharding to = home->out[0]->sharding;
     int stays = came_from(sum, home);
-    if (stays < 0) return s->back[home->id] = NULL, NULL; /* what had come need not have */
+    if (stays < 0) return pass->back[home->id] = NULL, NULL; /* what had come need not have */
     mth__value *other = sum->in[1 - stays], *moved;
-    TRY(mth__node_like(s->graph, home, (enum mth__row)mth__op_index(home->op), &home->attrs, 1, &other,
+    TRY(mth__node_like(pass->graph, home, (enum mth__row)mth__op_index(home->op), &home->attrs, 1, &other,
         &other->sharding, &to, &moved));
     sum->in[stays] = sum->in[stays]->node->in[0];
     sum->in[1 - stays] = moved;
     sum->on = to.on;
     sum->need[0] = sum->need[1] = sum->out[0]->sharding = to;
-    mth__rewrite_replace(&s->rewrite, home->out[0], sum->out[0]);
-    know(s, moved, root_of(s, other));
+    mth__rewrite_replace(&pass->rewrite, home->out[0], sum->out[0]);
+    know(pass, moved, root_of(pass, other));
     return NULL;
 }
 
 /* ---------------------------------------------------------------- the pass */
-static mth_status run(redundant_pass *s) {
-    mth__graph *graph = s->graph;
-    find_sums(s);
+static mth_status run(redundant_pass *pass) {
+    mth__graph *graph = pass->graph;
+    find_sums(pass);
     for (size_t i = 0; i < mth__graph_sources(graph); i++)
-        know(s, mth__graph_source(graph, i), mth__graph_source(graph, i));
-    s->rewrite = mth__rewrite_begin(s->arena, graph);
-    for (size_t i = 0; i < s->rewrite.nodes; i++) {
-        mth__node *node = s->rewrite.old[i], *partner = s->back[i];
-        mth__rewrite_operands(&s->rewrite, node);
+        know(pass, mth__graph_source(graph, i), mth__graph_source(graph, i));
+    pass->rewrite = mth__rewrite_begin(pass->arena, graph);
+    for (size_t i = 0; i < pass->rewrite.nodes; i++) {
+        mth__node *node = pass->rewrite.old[i], *partner = pass->back[i];
+        mth__rewrite_operands(&pass->rewrite, node);
         if (partner && mth__communicates(node)) continue; /* its sum is there */
-        if (partner) TRY(add_at_home(s, node, partner));
+        if (partner) TRY(add_at_home(pass, node, partner));
         mth__value *operand = node->nin ? node->in[0] : NULL, *there;
         const mth__sharding *to = &node->out[0]->sharding;
-        s->phase = node->label.phase;
+        pass->phase = node->label.phase;
         bool whole = mth__communicates(node) && !operand->sharding.partial && !to->partial;
-        if (whole && price(s, operand, to, 0) < mth__cost_reshard(operand, &operand->sharding, to)) {
-            TRY(make(s, node, operand, to, &there));
-            mth__rewrite_replace(&s->rewrite, node->out[0], there);
+        if (whole && price(pass, operand, to, 0) < mth__cost_reshard(operand, &operand->sharding, to)) {
+            TRY(make(pass, node, operand, to, &there));
+            mth__rewrite_replace(&pass->rewrite, node->out[0], there);
             continue;
         }
-        mth__rewrite_push(&s->rewrite, node);
+        mth__rewrite_push(&pass->rewrite, node);
         for (int k = 0; k < node->nout; k++)
-            know(s, node->out[k], mth__is_comm(node) ? root_of(s, operand) : node->out[k]);
+            know(pass, node->out[k], mth__is_comm(node) ? root_of(pass, operand) : node->out[k]);
         if (node->op->row != MTH__ROW_reshape) continue;
-        version *view = NEW(s->arena, version), **list = AT_VALUE(s->arena, s->reshaped, root_of(s, operand));
-        *view = (version){node->out[0], *list};
+        value_version *view = NEW(pass->arena, value_version),
+                      **list = AT_VALUE(pass->arena, pass->reshaped, root_of(pass, operand));
+        *view = (value_version){node->out[0], *list};
         *list = view;
     }
-    mth__rewrite_end(&s->rewrite);
+    mth__rewrite_end(&pass->rewrite);
     mth__prune(graph); /* what only made a value to send */
     return NULL;
 }
 
 mth_status mth__drop_redundant(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
-    redundant_pass s = {.graph = graph, .arena = arena};
-    mth_status status = run(&s);
+    redundant_pass pass = {.graph = graph, .arena = arena};
+    mth_status status = run(&pass);
     mth__arena_free(arena);
     return status;
 }

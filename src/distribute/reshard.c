@@ -23,121 +23,127 @@ typedef struct {
     BY_VALUE(resharded *) versions;
 } reshard_pass;
 
-static resharded *versions_of(reshard_pass *s, const mth__value *value) {
-    return *AT_VALUE(s->arena, s->versions, value);
+static resharded *versions_of(reshard_pass *pass, const mth__value *value) {
+    return *AT_VALUE(pass->arena, pass->versions, value);
 }
 
-bool mth__kept(const mth__value *v, const mth__sharding *one, mth__phase made, mth__phase consumer) {
-    return mth__same_time(made, consumer) || v->kind == MTH__VALUE_PARAMETER ||
-        mth__local_size(v->shape, one) <= mth__local_size(v->shape, &v->sharding);
+bool mth__kept(const mth__value *value, const mth__sharding *one, mth__phase made, mth__phase consumer) {
+    return mth__same_time(made, consumer) || value->kind == MTH__VALUE_PARAMETER ||
+        mth__local_size(value->shape, one) <= mth__local_size(value->shape, &value->sharding);
 }
 
-static bool same(const mth__value *v, const mth__sharding *s) {
-    return v->sharding.on == s->on && mth__sharding_equal(&v->sharding, s, v->shape.rank);
+static bool same(const mth__value *value, const mth__sharding *sharding) {
+    return value->sharding.on == sharding->on && mth__sharding_equal(&value->sharding, sharding, value->shape.rank);
 }
 
-static bool at_hand(const reshard_pass *s, const mth__value *v, const resharded *k, const mth__node *consumer) {
-    if (k->reader && consumer && !mth__kept(v, &k->value->sharding, k->reader->label.phase, consumer->label.phase))
+static bool at_hand(
+    const reshard_pass *pass, const mth__value *value, const resharded *record, const mth__node *consumer) {
+    if (record->reader && consumer &&
+        !mth__kept(value, &record->value->sharding, record->reader->label.phase, consumer->label.phase))
         return false;
-    if (!v->read) return true;
-    return consumer && k->reader && mth__same_unit(&k->reader->label, &consumer->label) &&
-        s->graph->node.n <= k->at + NEAR;
+    if (!value->read) return true;
+    return consumer && record->reader && mth__same_unit(&record->reader->label, &consumer->label) &&
+        pass->graph->node.n <= record->at + NEAR;
 }
 
 /* The version from which `need` is cheapest to reach; of equals, one that needs the fewest moves. */
-static mth__value *nearest(reshard_pass *s, mth__value *v, const mth__sharding *need, const mth__node *consumer) {
-    mth__value *best = v;
-    if (same(v, need)) return v;
-    resharded *newest = versions_of(s, v);
-    for (resharded *k = newest; k; k = k->next)
-        if (same(k->value, need) && at_hand(s, v, k, consumer)) {
-            k->reader = consumer;
-            k->at = s->graph->node.n;
-            return k->value;
+static mth__value *nearest(
+    reshard_pass *pass, mth__value *value, const mth__sharding *need, const mth__node *consumer) {
+    mth__value *best = value;
+    if (same(value, need)) return value;
+    resharded *newest = versions_of(pass, value);
+    for (resharded *record = newest; record; record = record->next)
+        if (same(record->value, need) && at_hand(pass, value, record, consumer)) {
+            record->reader = consumer;
+            record->at = pass->graph->node.n;
+            return record->value;
         }
-    if (!newest) return v;
-    double least = mth__cost_reshard(v, &v->sharding, need);
-    for (resharded *k = newest; k; k = k->next) {
-        if ((k->value->sharding.partial & ~need->partial && k->value != v) || !at_hand(s, v, k, consumer)) continue;
-        double cost = mth__cost_reshard(v, &k->value->sharding, need);
+    if (!newest) return value;
+    double least = mth__cost_reshard(value, &value->sharding, need);
+    for (resharded *record = newest; record; record = record->next) {
+        if ((record->value->sharding.partial & ~need->partial && record->value != value) ||
+            !at_hand(pass, value, record, consumer))
+            continue;
+        double cost = mth__cost_reshard(value, &record->value->sharding, need);
         if (cost <= least) {
             least = cost;
-            best = k->value;
+            best = record->value;
         }
     }
     return best;
 }
 
 /* Whose label a move bears: a reduction its maker's, all else the consumer's. */
-static mth__builder labels(const reshard_pass *s, const mth__value *v, const mth__move *m, const mth__node *consumer) {
-    const mth__node *maker = v->node;
-    bool reduces = m->row == MTH__ROW_all_reduce || m->row == MTH__ROW_reduce_scatter;
+static mth__builder labels(
+    const reshard_pass *pass, const mth__value *value, const mth__move *move, const mth__node *consumer) {
+    const mth__node *maker = value->node;
+    bool reduces = move->row == MTH__ROW_all_reduce || move->row == MTH__ROW_reduce_scatter;
     const mth__node *like = (maker && reduces) || !consumer ? maker : consumer;
     return (mth__builder){
-        .graph = s->graph, .label = like ? like->label : mth__label_outside(NULL, MTH__FORWARD), .on = m->to.on};
+        .graph = pass->graph, .label = like ? like->label : mth__label_outside(NULL, MTH__FORWARD), .on = move->to.on};
 }
 
 static mth_status move(
-    reshard_pass *s, mth__value *v, const mth__sharding *need, const mth__node *consumer, mth__value **out) {
-    mth__value *at = nearest(s, v, need, consumer);
+    reshard_pass *pass, mth__value *value, const mth__sharding *need, const mth__node *consumer, mth__value **out) {
+    mth__value *at = nearest(pass, value, need, consumer);
     mth__move moves[MTH__MOST_MOVES];
-    if (at->sharding.partial != v->sharding.partial && (need->partial & ~at->sharding.partial)) at = v;
-    int n = mth__moves(v->shape, mth_dtype_size(v->dtype), &at->sharding, need, moves);
+    if (at->sharding.partial != value->sharding.partial && (need->partial & ~at->sharding.partial)) at = value;
+    int n = mth__moves(value->shape, mth_dtype_size(value->dtype), &at->sharding, need, moves);
     for (int k = 0; k < n; k++) {
-        mth__builder b = labels(s, at, &moves[k], consumer);
+        mth__builder builder = labels(pass, at, &moves[k], consumer);
         mth__value *next;
-        TRY(mth__build(&b, mth__row_op(moves[k].row), &moves[k].attrs, 1, &at, &next));
+        TRY(mth__build(&builder, mth__row_op(moves[k].row), &moves[k].attrs, 1, &at, &next));
         mth__node *node = next->node;
-        node->need = NEW(s->graph->arena, mth__sharding);
+        node->need = NEW(pass->graph->arena, mth__sharding);
         node->need[0] = at->sharding;
         next->sharding = moves[k].to;
-        next->origin = v->origin;
-        resharded *made = NEW(s->arena, resharded);
-        *made = (resharded){next, consumer, s->graph->node.n, versions_of(s, v)};
-        *AT_VALUE(s->arena, s->versions, v) = made;
+        next->origin = value->origin;
+        resharded *made = NEW(pass->arena, resharded);
+        *made = (resharded){next, consumer, pass->graph->node.n, versions_of(pass, value)};
+        *AT_VALUE(pass->arena, pass->versions, value) = made;
         at = next;
     }
     *out = at;
     return NULL;
 }
 
-static mth_status settle_outputs(reshard_pass *s, mth__value *v, const int *next, int first) {
+static mth_status settle_outputs(reshard_pass *pass, mth__value *value, const int *next, int first) {
     for (int i = first; i >= 0; i = next[i]) {
-        mth__output *out = &s->graph->output.at[i];
-        TRY(move(s, v, &out->leaves, NULL, &out->value));
+        mth__output *out = &pass->graph->output.at[i];
+        TRY(move(pass, value, &out->leaves, NULL, &out->value));
     }
     return NULL;
 }
 
-static mth_status run(reshard_pass *s) {
-    mth__graph *graph = s->graph;
+static mth_status run(reshard_pass *pass) {
+    mth__graph *graph = pass->graph;
     const int values = graph->values;
-    int *first = NEW_ARRAY(s->arena, int, values), *next = NEW_ARRAY(s->arena, int, graph->output.n + 1);
+    int *first = NEW_ARRAY(pass->arena, int, values), *next = NEW_ARRAY(pass->arena, int, graph->output.n + 1);
     memset(first, -1, sizeof(int) * (size_t)values); /* outputs by value, as lists */
     for (size_t i = graph->output.n; i-- > 0;) {
         next[i] = first[graph->output.at[i].value->id];
         first[graph->output.at[i].value->id] = (int)i;
     }
-    s->rewrite = mth__rewrite_begin(s->arena, graph);
+    pass->rewrite = mth__rewrite_begin(pass->arena, graph);
     for (size_t i = 0; i < mth__graph_sources(graph); i++) {
         mth__value *source = mth__graph_source(graph, i);
-        TRY(settle_outputs(s, source, next, first[source->id]));
+        TRY(settle_outputs(pass, source, next, first[source->id]));
     }
-    for (size_t i = 0; i < s->rewrite.nodes; i++) {
-        mth__node *node = s->rewrite.old[i];
+    for (size_t i = 0; i < pass->rewrite.nodes; i++) {
+        mth__node *node = pass->rewrite.old[i];
         for (int j = 0; j < node->nin; j++)
-            if (!same(node->in[j], &node->need[j])) TRY(move(s, node->in[j], &node->need[j], node, &node->in[j]));
-        mth__rewrite_push(&s->rewrite, node);
-        for (int k = 0; k < node->nout; k++) TRY(settle_outputs(s, node->out[k], next, first[node->out[k]->id]));
+            if (!same(node->in[j], &node->need[j])) TRY(move(pass, node->in[j], &node->need[j], node, &node->in[j]));
+        mth__rewrite_push(&pass->rewrite, node);
+        for (int k = 0; k < node->nout; k++) TRY(settle_outputs(pass, node->out[k], next, first[node->out[k]->id]));
     }
-    mth__rewrite_end(&s->rewrite);
+    mth__rewrite_end(&pass->rewrite);
     return NULL;
 }
 
 mth_status mth__reshard(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
-    reshard_pass s = {.graph = graph, .arena = arena};
-    mth_status status = run(&s);
+    reshard_pass pass = {.graph = graph, .arena = arena};
+    mth_status status = run(&pass);
     mth__arena_free(arena);
     return status;
 }

@@ -20,7 +20,7 @@ typedef struct {
     int group;        /* of its key: 0 transfers, 1 units */
     int sequence;     /* -1: not begun */
     mth__node *node;  /* of a single */
-} unit;
+} schedule_unit;
 
 typedef struct {
     int n;
@@ -30,7 +30,7 @@ typedef struct {
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    unit *unit;
+    schedule_unit *unit;
     int units, grid;        /* those of pipelines come first: (stage, microbatch, direction) */
     int *unit_of;           /* by position in graph->node */
     int *order;             /* positions, unit by unit */
@@ -44,344 +44,349 @@ typedef struct {
 } schedule_pass;
 
 /* ---------------------------------------------------------------- devices */
-static void find_atoms(schedule_pass *s) {
-    const mth__graph *g = s->graph;
-    const mth__mesh *mesh = g->mesh;
-    int *atom = NEW_ARRAY(s->arena, int, mesh->count), count = 1;
-    bool *seen = NEW_ARRAY(s->arena, bool, mesh->placements.n);
+static void find_atoms(schedule_pass *pass) {
+    const mth__graph *graph = pass->graph;
+    const mth__mesh *mesh = graph->mesh;
+    int *atom = NEW_ARRAY(pass->arena, int, mesh->count), count = 1;
+    bool *seen = NEW_ARRAY(pass->arena, bool, mesh->placements.n);
     VEC(const mth__placement *) used = {0};
-    for (size_t i = 0; i < g->node.n; i++) {
-        const mth__placement *p = g->node.at[i]->on;
-        if (!seen[p->id]) PUSH(s->arena, used, p);
-        seen[p->id] = true;
+    for (size_t i = 0; i < graph->node.n; i++) {
+        const mth__placement *placement = graph->node.at[i]->on;
+        if (!seen[placement->id]) PUSH(pass->arena, used, placement);
+        seen[placement->id] = true;
     }
-    int *size = NEW_ARRAY(s->arena, int, mesh->count), *inside = NEW_ARRAY(s->arena, int, mesh->count);
-    int *moved = NEW_ARRAY(s->arena, int, mesh->count);
+    int *size = NEW_ARRAY(pass->arena, int, mesh->count), *inside = NEW_ARRAY(pass->arena, int, mesh->count);
+    int *moved = NEW_ARRAY(pass->arena, int, mesh->count);
     size[0] = mesh->count;
     for (size_t i = 0; i < used.n; i++) { /* splits the atoms that are partly in the placement */
-        const mth__placement *p = used.at[i];
-        if (p->count == mesh->count) continue;
-        for (int k = 0; k < p->count; k++) inside[atom[p->device[k]]]++;
-        for (int k = 0; k < p->count; k++) {
-            int a = atom[p->device[k]];
-            if (!inside[a]) { /* met before: split or not */
-                atom[p->device[k]] = moved[a];
+        const mth__placement *placement = used.at[i];
+        if (placement->count == mesh->count) continue;
+        for (int k = 0; k < placement->count; k++) inside[atom[placement->device[k]]]++;
+        for (int k = 0; k < placement->count; k++) {
+            int id = atom[placement->device[k]];
+            if (!inside[id]) { /* met before: split or not */
+                atom[placement->device[k]] = moved[id];
                 continue;
             }
-            moved[a] = a;
-            if (inside[a] < size[a]) {
-                moved[a] = count;
-                size[count] = inside[a];
-                size[a] -= inside[a];
+            moved[id] = id;
+            if (inside[id] < size[id]) {
+                moved[id] = count;
+                size[count] = inside[id];
+                size[id] -= inside[id];
                 count++;
             }
-            inside[a] = 0;
-            atom[p->device[k]] = moved[a];
+            inside[id] = 0;
+            atom[placement->device[k]] = moved[id];
         }
     }
-    s->free = NEW_ARRAY(s->arena, double, count);
-    s->begun = NEW_ARRAY(s->arena, double, count);
-    s->atoms = NEW_ARRAY(s->arena, atoms, mesh->placements.n);
-    int *mark = NEW_ARRAY(s->arena, int, count);
+    pass->free = NEW_ARRAY(pass->arena, double, count);
+    pass->begun = NEW_ARRAY(pass->arena, double, count);
+    pass->atoms = NEW_ARRAY(pass->arena, atoms, mesh->placements.n);
+    int *mark = NEW_ARRAY(pass->arena, int, count);
     for (size_t i = 0; i < used.n; i++) {
-        const mth__placement *p = used.at[i];
-        VEC(int) v = {0};
-        for (int k = 0; k < p->count; k++) {
-            int a = atom[p->device[k]];
-            if (mark[a] != (int)i + 1) PUSH(s->arena, v, a);
-            mark[a] = (int)i + 1;
+        const mth__placement *placement = used.at[i];
+        VEC(int) found = {0};
+        for (int k = 0; k < placement->count; k++) {
+            int id = atom[placement->device[k]];
+            if (mark[id] != (int)i + 1) PUSH(pass->arena, found, id);
+            mark[id] = (int)i + 1;
         }
-        s->atoms[p->id] = (atoms){(int)v.n, v.at};
+        pass->atoms[placement->id] = (atoms){(int)found.n, found.at};
     }
 }
 
 /* ---------------------------------------------------------------- units */
-static bool crosses(const mth__node *n) { return mth__is_comm(n) && n->in[0]->sharding.on != n->on; }
+static bool crosses(const mth__node *node) { return mth__is_comm(node) && node->in[0]->sharding.on != node->on; }
 /* Moves data that is there from the start: goes with its first consumer, so that it does not lie about. */
 static bool idle_mover(const mth__node *node) {
     return (node->op->flags & MTH__VIEW) || (mth__is_comm(node) && !mth__communicates(node));
 }
 
-static void make_units(schedule_pass *s) {
-    mth__graph *g = s->graph;
-    int n = (int)g->node.n, grid = 0, *base = NEW_ARRAY(s->arena, int, g->region.n + 1);
-    for (size_t r = 0; r < g->region.n; r++) {
-        base[r] = grid;
-        grid += g->region.at[r]->stages * g->region.at[r]->microbatches * 2;
+static void make_units(schedule_pass *pass) {
+    mth__graph *graph = pass->graph;
+    int n = (int)graph->node.n, grid = 0, *base = NEW_ARRAY(pass->arena, int, graph->region.n + 1);
+    for (size_t region_number = 0; region_number < graph->region.n; region_number++) {
+        base[region_number] = grid;
+        grid += graph->region.at[region_number]->stages * graph->region.at[region_number]->microbatches * 2;
     }
-    s->unit = NEW_ARRAY(s->arena, unit, grid + n);
-    s->unit_of = NEW_ARRAY(s->arena, int, n);
-    bool *idle = NEW_ARRAY(s->arena, bool, n);
-    s->units = s->grid = grid;
+    pass->unit = NEW_ARRAY(pass->arena, schedule_unit, grid + n);
+    pass->unit_of = NEW_ARRAY(pass->arena, int, n);
+    bool *idle = NEW_ARRAY(pass->arena, bool, n);
+    pass->units = pass->grid = grid;
     for (int i = 0; i < n; i++) {
-        mth__node *x = g->node.at[i];
-        const mth__region *r = x->label.region >= 0 ? g->region.at[x->label.region] : NULL;
-        int u = -1;
-        if (r && x->label.microbatch >= 0 && x->label.microbatch < r->microbatches && x->label.stage >= 0 &&
-            x->label.stage < r->stages) {
-            u = base[x->label.region] + (x->label.stage * r->microbatches + x->label.microbatch) * 2 +
-                mth__is_backward_time(x->label.phase);
-            bool single = crosses(x) && !(x->in[0]->node && s->unit_of[x->in[0]->node->id] == u);
+        mth__node *node = graph->node.at[i];
+        const mth__region *region = node->label.region >= 0 ? graph->region.at[node->label.region] : NULL;
+        int id = -1;
+        if (region && node->label.microbatch >= 0 && node->label.microbatch < region->microbatches &&
+            node->label.stage >= 0 && node->label.stage < region->stages) {
+            id = base[node->label.region] + (node->label.stage * region->microbatches + node->label.microbatch) * 2 +
+                mth__is_backward_time(node->label.phase);
+            bool single = crosses(node) && !(node->in[0]->node && pass->unit_of[node->in[0]->node->id] == id);
             if (single)
-                u = -1;
-            else if (s->unit[u].on)
-                s->unit[u].also = x->on == s->unit[u].on ? s->unit[u].also : x->on;
+                id = -1;
+            else if (pass->unit[id].on)
+                pass->unit[id].also = node->on == pass->unit[id].on ? pass->unit[id].also : node->on;
             else
-                s->unit[u] = (unit){.region = x->label.region,
-                    .stage = x->label.stage,
-                    .microbatch = x->label.microbatch,
-                    .backward = mth__is_backward_time(x->label.phase),
-                    .on = x->on};
+                pass->unit[id] = (schedule_unit){.region = node->label.region,
+                    .stage = node->label.stage,
+                    .microbatch = node->label.microbatch,
+                    .backward = mth__is_backward_time(node->label.phase),
+                    .on = node->on};
         }
-        if (u < 0) {
-            idle[i] = idle_mover(x);
-            for (int j = 0; j < x->nin && idle[i]; j++) idle[i] = !x->in[j]->node || idle[x->in[j]->node->id];
-            u = s->units++;
-            s->unit[u] = (unit){.region = -1,
+        if (id < 0) {
+            idle[i] = idle_mover(node);
+            for (int j = 0; j < node->nin && idle[i]; j++) idle[i] = !node->in[j]->node || idle[node->in[j]->node->id];
+            id = pass->units++;
+            pass->unit[id] = (schedule_unit){.region = -1,
                 .stage = -1,
                 .microbatch = -1,
-                .backward = mth__is_backward_time(x->label.phase),
-                .travels = crosses(x),
-                .on = x->on,
-                .node = x};
+                .backward = mth__is_backward_time(node->label.phase),
+                .travels = crosses(node),
+                .on = node->on,
+                .node = node};
         }
-        s->unit_of[i] = u;
+        pass->unit_of[i] = id;
     }
-    int *first = NEW_ARRAY(s->arena, int, n); /* of an idle mover: its first consumer + 1 */
+    int *first = NEW_ARRAY(pass->arena, int, n); /* of an idle mover: its first consumer + 1 */
     for (int i = n; i-- > 0;) {
-        mth__node *x = g->node.at[i];
-        if (idle[i] && first[i] && !s->unit[s->unit_of[first[i] - 1]].travels) s->unit_of[i] = s->unit_of[first[i] - 1];
-        for (int j = 0; j < x->nin; j++)
-            if (x->in[j]->node) first[x->in[j]->node->id] = i + 1;
+        mth__node *node = graph->node.at[i];
+        if (idle[i] && first[i] && !pass->unit[pass->unit_of[first[i] - 1]].travels)
+            pass->unit_of[i] = pass->unit_of[first[i] - 1];
+        for (int j = 0; j < node->nin; j++)
+            if (node->in[j]->node) first[node->in[j]->node->id] = i + 1;
     }
 }
 
-static void link_units(schedule_pass *s) {
-    mth__graph *g = s->graph;
-    int n = (int)g->node.n, edges = 0, at = 0;
-    s->edge_first = NEW_ARRAY(s->arena, int, s->units + 2);
-    s->order = NEW_ARRAY(s->arena, int, n);
+static void link_units(schedule_pass *schedule) {
+    mth__graph *graph = schedule->graph;
+    int n = (int)graph->node.n, edges = 0, at = 0;
+    schedule->edge_first = NEW_ARRAY(schedule->arena, int, schedule->units + 2);
+    schedule->order = NEW_ARRAY(schedule->arena, int, n);
     for (int pass = 0; pass < 2; pass++) {
         for (int i = 0; i < n; i++) {
-            mth__node *x = g->node.at[i];
-            unit *u = &s->unit[s->unit_of[i]];
+            mth__node *node = graph->node.at[i];
+            schedule_unit *unit = &schedule->unit[schedule->unit_of[i]];
             if (pass == 0) {
-                u->nodes++;
-                u->seconds += mth__cost_node(x);
+                unit->nodes++;
+                unit->seconds += mth__cost_node(node);
             } else
-                s->order[u->first + u->nodes++] = i;
-            for (int j = 0; j < x->nin; j++) {
-                if (!x->in[j]->node) continue;
-                int from = s->unit_of[x->in[j]->node->id];
-                if (from == s->unit_of[i]) continue;
+                schedule->order[unit->first + unit->nodes++] = i;
+            for (int j = 0; j < node->nin; j++) {
+                if (!node->in[j]->node) continue;
+                int from = schedule->unit_of[node->in[j]->node->id];
+                if (from == schedule->unit_of[i]) continue;
                 if (pass == 0) {
-                    s->edge_first[from + 1]++;
-                    u->waits++;
+                    schedule->edge_first[from + 1]++;
+                    unit->waits++;
                     edges++;
                 } else
-                    s->edge[s->edge_first[from]++] = s->unit_of[i];
+                    schedule->edge[schedule->edge_first[from]++] = schedule->unit_of[i];
             }
         }
         /* a stage goes forward in order, so that few units are ready at once */
-        for (int u = 2; u < s->grid; u++) {
-            if (s->unit[u].backward || !s->unit[u].microbatch || !s->unit[u].on || !s->unit[u - 2].on) continue;
+        for (int id = 2; id < schedule->grid; id++) {
+            if (schedule->unit[id].backward || !schedule->unit[id].microbatch || !schedule->unit[id].on ||
+                !schedule->unit[id - 2].on)
+                continue;
             if (pass)
-                s->edge[s->edge_first[u - 2]++] = u;
+                schedule->edge[schedule->edge_first[id - 2]++] = id;
             else
-                s->edge_first[u - 1]++, s->unit[u].waits++, edges++;
+                schedule->edge_first[id - 1]++, schedule->unit[id].waits++, edges++;
         }
         if (pass) break;
-        for (int u = 0; u < s->units; u++) {
-            s->unit[u].first = at;
-            at += s->unit[u].nodes;
-            s->unit[u].nodes = 0;
-            s->unit[u].sequence = -1;
-            s->unit[u].group = s->unit[u].travels ? 0 : 1;
-            s->edge_first[u + 1] += s->edge_first[u];
+        for (int id = 0; id < schedule->units; id++) {
+            schedule->unit[id].first = at;
+            at += schedule->unit[id].nodes;
+            schedule->unit[id].nodes = 0;
+            schedule->unit[id].sequence = -1;
+            schedule->unit[id].group = schedule->unit[id].travels ? 0 : 1;
+            schedule->edge_first[id + 1] += schedule->edge_first[id];
         }
-        s->edge = NEW_ARRAY(s->arena, int, edges + 1);
+        schedule->edge = NEW_ARRAY(schedule->arena, int, edges + 1);
     }
     /* undo the walk of the second pass */
-    for (int u = s->units; u > 0; u--) s->edge_first[u] = s->edge_first[u - 1];
-    s->edge_first[0] = 0;
+    for (int id = schedule->units; id > 0; id--) schedule->edge_first[id] = schedule->edge_first[id - 1];
+    schedule->edge_first[0] = 0;
 }
 
 /* ---------------------------------------------------------------- simulated time */
 static const double LEAST = 1e-7; /* no unit takes no time, so that order in time is order of dependencies */
 
-static double available(const schedule_pass *s, const mth__placement *on) {
-    const atoms *a = &s->atoms[on->id];
-    double t = 0;
-    for (int k = 0; k < a->n; k++)
-        if (s->free[a->at[k]] > t) t = s->free[a->at[k]];
-    return t;
+static double available(const schedule_pass *pass, const mth__placement *on) {
+    const atoms *held = &pass->atoms[on->id];
+    double time = 0;
+    for (int k = 0; k < held->n; k++)
+        if (pass->free[held->at[k]] > time) time = pass->free[held->at[k]];
+    return time;
 }
-static void occupy(schedule_pass *s, const mth__placement *on, double start, double end) {
-    const atoms *a = &s->atoms[on->id];
-    for (int k = 0; k < a->n; k++) {
-        s->begun[a->at[k]] = start;
-        s->free[a->at[k]] = end;
+static void occupy(schedule_pass *pass, const mth__placement *on, double start, double end) {
+    const atoms *held = &pass->atoms[on->id];
+    for (int k = 0; k < held->n; k++) {
+        pass->begun[held->at[k]] = start;
+        pass->free[held->at[k]] = end;
     }
 }
 
-static bool held(const schedule_pass *s, const unit *u) {
-    if (u->region < 0) return false;
-    if (s->graph->region.at[u->region]->schedule == MTH__GPIPE) return u->backward && s->left[u->region][u->stage];
-    return !u->backward && s->flight[u->region][u->stage] >= s->limit[u->region][u->stage];
+static bool held(const schedule_pass *pass, const schedule_unit *unit) {
+    if (unit->region < 0) return false;
+    if (pass->graph->region.at[unit->region]->schedule == MTH__GPIPE)
+        return unit->backward && pass->left[unit->region][unit->stage];
+    return !unit->backward && pass->flight[unit->region][unit->stage] >= pass->limit[unit->region][unit->stage];
 }
 
 /* Of two units that could begin at once. */
-static bool before(const schedule_pass *s, const unit *a, const unit *b) {
+static bool before(const schedule_pass *pass, const schedule_unit *a, const schedule_unit *b) {
     if (a->region != b->region || a->region < 0)
         return a->region < b->region || (a->region == b->region && a->node->id < b->node->id);
-    if (a->backward != b->backward) return a->backward == (s->graph->region.at[a->region]->schedule == MTH__1F1B);
+    if (a->backward != b->backward) return a->backward == (pass->graph->region.at[a->region]->schedule == MTH__1F1B);
     if (a->microbatch != b->microbatch) return a->microbatch < b->microbatch;
     return a->backward ? a->stage > b->stage : a->stage < b->stage;
 }
 
-static int choose(const schedule_pass *s, bool limited, double *start) {
+static int choose(const schedule_pass *pass, bool limited, double *start) {
     int best = -1;
-    for (size_t i = 0; i < s->ready.n; i++) {
-        const unit *u = &s->unit[s->ready.at[i]];
-        if (limited && held(s, u)) continue;
-        double t = available(s, u->on), other = u->also ? available(s, u->also) : 0;
-        if (other > t) t = other;
-        if (u->ready > t) t = u->ready;
-        if (best < 0 || t < *start || (t == *start && before(s, u, &s->unit[s->ready.at[best]]))) {
+    for (size_t i = 0; i < pass->ready.n; i++) {
+        const schedule_unit *unit = &pass->unit[pass->ready.at[i]];
+        if (limited && held(pass, unit)) continue;
+        double time = available(pass, unit->on), other = unit->also ? available(pass, unit->also) : 0;
+        if (other > time) time = other;
+        if (unit->ready > time) time = unit->ready;
+        if (best < 0 || time < *start || (time == *start && before(pass, unit, &pass->unit[pass->ready.at[best]]))) {
             best = (int)i;
-            *start = t;
+            *start = time;
         }
     }
     return best;
 }
 
-/* A transfer to a unit that begins at `t` stands behind the unit that its receiver runs before, so that nothing is held
- * early, and from there on as early as what it sends is made, so that the sender posts at once. */
-static void settle_transfer(schedule_pass *s, const mth__value *v, double t) {
-    unit *u = v->node ? &s->unit[s->unit_of[v->node->id]] : NULL;
-    if (!u || !u->travels || u->sequence >= 0) return;
-    const atoms *a = &s->atoms[u->on->id];
-    double at = u->ready;
-    for (int k = 0; k < a->n; k++)
-        if (s->free[a->at[k]] > 0 && s->begun[a->at[k]] + LEAST / 2 > at) at = s->begun[a->at[k]] + LEAST / 2;
-    if (at > t) at = t;
-    settle_transfer(s, u->node->in[0], at);
-    u->start = at;
-    u->sequence = s->sequence++;
+/* A transfer to a unit that begins at `time` stands behind the unit that its receiver runs before, so that nothing is
+ * held early, and from there on as early as what it sends is made, so that the sender posts at once. */
+static void settle_transfer(schedule_pass *pass, const mth__value *value, double time) {
+    schedule_unit *unit = value->node ? &pass->unit[pass->unit_of[value->node->id]] : NULL;
+    if (!unit || !unit->travels || unit->sequence >= 0) return;
+    const atoms *held = &pass->atoms[unit->on->id];
+    double at = unit->ready;
+    for (int k = 0; k < held->n; k++)
+        if (pass->free[held->at[k]] > 0 && pass->begun[held->at[k]] + LEAST / 2 > at)
+            at = pass->begun[held->at[k]] + LEAST / 2;
+    if (at > time) at = time;
+    settle_transfer(pass, unit->node->in[0], at);
+    unit->start = at;
+    unit->sequence = pass->sequence++;
 }
 
-static void finish(schedule_pass *s, int id, double end) {
-    for (int e = s->edge_first[id]; e < s->edge_first[id + 1]; e++) {
-        unit *to = &s->unit[s->edge[e]];
+static void finish(schedule_pass *pass, int id, double end) {
+    for (int edge_number = pass->edge_first[id]; edge_number < pass->edge_first[id + 1]; edge_number++) {
+        schedule_unit *to = &pass->unit[pass->edge[edge_number]];
         if (to->ready < end) to->ready = end;
         if (--to->waits) continue;
         if (to->travels)
-            finish(s, s->edge[e], to->ready + to->seconds);
+            finish(pass, pass->edge[edge_number], to->ready + to->seconds);
         else
-            PUSH(s->arena, s->ready, s->edge[e]);
+            PUSH(pass->arena, pass->ready, pass->edge[edge_number]);
     }
 }
 
-static void begin(schedule_pass *s, int id, double start) {
-    unit *u = &s->unit[id];
-    for (int k = 0; k < u->nodes; k++) {
-        const mth__node *x = s->graph->node.at[s->order[u->first + k]];
-        for (int j = 0; j < x->nin; j++) settle_transfer(s, x->in[j], start);
+static void begin(schedule_pass *pass, int id, double start) {
+    schedule_unit *unit = &pass->unit[id];
+    for (int k = 0; k < unit->nodes; k++) {
+        const mth__node *node = pass->graph->node.at[pass->order[unit->first + k]];
+        for (int j = 0; j < node->nin; j++) settle_transfer(pass, node->in[j], start);
     }
-    u->start = start;
-    u->sequence = s->sequence++;
-    double end = start + (u->seconds > LEAST ? u->seconds : LEAST);
-    occupy(s, u->on, start, end);
-    if (u->also) occupy(s, u->also, start, end);
-    if (u->region >= 0) {
-        s->flight[u->region][u->stage] += u->backward ? -1 : 1;
-        s->left[u->region][u->stage] -= !u->backward;
+    unit->start = start;
+    unit->sequence = pass->sequence++;
+    double end = start + (unit->seconds > LEAST ? unit->seconds : LEAST);
+    occupy(pass, unit->on, start, end);
+    if (unit->also) occupy(pass, unit->also, start, end);
+    if (unit->region >= 0) {
+        pass->flight[unit->region][unit->stage] += unit->backward ? -1 : 1;
+        pass->left[unit->region][unit->stage] -= !unit->backward;
     }
-    finish(s, id, end);
+    finish(pass, id, end);
 }
 
-static void simulate(schedule_pass *s) {
-    const mth__graph *g = s->graph;
-    s->flight = NEW_ARRAY(s->arena, int *, g->region.n);
-    s->limit = NEW_ARRAY(s->arena, int *, g->region.n);
-    s->left = NEW_ARRAY(s->arena, int *, g->region.n);
-    for (size_t r = 0; r < g->region.n; r++) {
-        int stages = g->region.at[r]->stages;
-        s->flight[r] = NEW_ARRAY(s->arena, int, stages);
-        s->limit[r] = NEW_ARRAY(s->arena, int, stages);
-        s->left[r] = NEW_ARRAY(s->arena, int, stages);
-        for (int k = 0; k < stages; k++) s->limit[r][k] = INT_MAX;
+static void simulate(schedule_pass *pass) {
+    const mth__graph *graph = pass->graph;
+    pass->flight = NEW_ARRAY(pass->arena, int *, graph->region.n);
+    pass->limit = NEW_ARRAY(pass->arena, int *, graph->region.n);
+    pass->left = NEW_ARRAY(pass->arena, int *, graph->region.n);
+    for (size_t region_number = 0; region_number < graph->region.n; region_number++) {
+        int stages = graph->region.at[region_number]->stages;
+        pass->flight[region_number] = NEW_ARRAY(pass->arena, int, stages);
+        pass->limit[region_number] = NEW_ARRAY(pass->arena, int, stages);
+        pass->left[region_number] = NEW_ARRAY(pass->arena, int, stages);
+        for (int k = 0; k < stages; k++) pass->limit[region_number][k] = INT_MAX;
     }
-    for (int u = 0; u < s->units; u++) { /* a stage that never goes backward has no limit */
-        const unit *b = &s->unit[u];
-        if (b->region < 0 || !b->nodes) continue;
-        if (b->backward)
-            s->limit[b->region][b->stage] = g->region.at[b->region]->stages - b->stage;
+    for (int number = 0; number < pass->units; number++) { /* a stage that never goes backward has no limit */
+        const schedule_unit *unit = &pass->unit[number];
+        if (unit->region < 0 || !unit->nodes) continue;
+        if (unit->backward)
+            pass->limit[unit->region][unit->stage] = graph->region.at[unit->region]->stages - unit->stage;
         else
-            s->left[b->region][b->stage]++;
+            pass->left[unit->region][unit->stage]++;
     }
-    for (int u = 0; u < s->units; u++) {
-        if (s->unit[u].waits || !s->unit[u].nodes) continue;
-        if (s->unit[u].travels)
-            finish(s, u, s->unit[u].seconds);
+    for (int number = 0; number < pass->units; number++) {
+        if (pass->unit[number].waits || !pass->unit[number].nodes) continue;
+        if (pass->unit[number].travels)
+            finish(pass, number, pass->unit[number].seconds);
         else
-            PUSH(s->arena, s->ready, u);
+            PUSH(pass->arena, pass->ready, number);
     }
-    while (s->ready.n) {
+    while (pass->ready.n) {
         double start = 0;
-        int at = choose(s, true, &start);
+        int at = choose(pass, true, &start);
         /* nothing goes backward yet: a loss behind the pipeline, or no gradients */
-        if (at < 0) at = choose(s, false, &start);
-        int id = s->ready.at[at];
-        s->ready.at[at] = s->ready.at[--s->ready.n];
-        begin(s, id, start);
+        if (at < 0) at = choose(pass, false, &start);
+        int id = pass->ready.at[at];
+        pass->ready.at[at] = pass->ready.at[--pass->ready.n];
+        begin(pass, id, start);
     }
-    for (int u = 0; u < s->units; u++) /* transfers that nothing consumes: outputs */
-        if (s->unit[u].travels && s->unit[u].nodes && s->unit[u].sequence < 0)
-            settle_transfer(s, s->unit[u].node->out[0], s->unit[u].ready);
+    for (int number = 0; number < pass->units; number++) /* transfers that nothing consumes: outputs */
+        if (pass->unit[number].travels && pass->unit[number].nodes && pass->unit[number].sequence < 0)
+            settle_transfer(pass, pass->unit[number].node->out[0], pass->unit[number].ready);
 }
 
 static int by_key(const void *x, const void *y) {
-    const unit *a = *(unit *const *)x, *b = *(unit *const *)y;
+    const schedule_unit *a = *(schedule_unit *const *)x, *b = *(schedule_unit *const *)y;
     if (a->start != b->start) return a->start < b->start ? -1 : 1;
     if (a->group != b->group) return a->group - b->group;
     return a->sequence < b->sequence ? -1 : 1;
 }
 
-static void write_order(schedule_pass *s) {
-    mth__graph *g = s->graph;
-    int n = (int)g->node.n, sorted = 0, at = 0;
-    unit **units = NEW_ARRAY(s->arena, unit *, s->units);
-    for (int u = 0; u < s->units; u++) {
-        if (!s->unit[u].nodes) continue;
-        if (s->unit[u].sequence < 0) return; /* units that wait for each other: the composed order stands */
-        units[sorted++] = &s->unit[u];
+static void write_order(schedule_pass *pass) {
+    mth__graph *graph = pass->graph;
+    int n = (int)graph->node.n, sorted = 0, at = 0;
+    schedule_unit **units = NEW_ARRAY(pass->arena, schedule_unit *, pass->units);
+    for (int id = 0; id < pass->units; id++) {
+        if (!pass->unit[id].nodes) continue;
+        if (pass->unit[id].sequence < 0) return; /* units that wait for each other: the composed order stands */
+        units[sorted++] = &pass->unit[id];
     }
     qsort(units, (size_t)sorted, sizeof *units, by_key);
-    mth__node **order = NEW_ARRAY(s->arena, mth__node *, n);
-    int *position = NEW_ARRAY(s->arena, int, n);
-    for (int u = 0; u < sorted; u++)
-        for (int k = 0; k < units[u]->nodes; k++) {
-            position[s->order[units[u]->first + k]] = at;
-            order[at++] = g->node.at[s->order[units[u]->first + k]];
+    mth__node **order = NEW_ARRAY(pass->arena, mth__node *, n);
+    int *position = NEW_ARRAY(pass->arena, int, n);
+    for (int id = 0; id < sorted; id++)
+        for (int k = 0; k < units[id]->nodes; k++) {
+            position[pass->order[units[id]->first + k]] = at;
+            order[at++] = graph->node.at[pass->order[units[id]->first + k]];
         }
     for (int i = 0; i < n; i++)
         for (int j = 0; j < order[i]->nin; j++)
             if (order[i]->in[j]->node && position[order[i]->in[j]->node->id] >= i) return;
-    memcpy(g->node.at, order, sizeof *order * (size_t)n);
+    memcpy(graph->node.at, order, sizeof *order * (size_t)n);
 }
 
-mth_status mth__schedule(mth__graph *g, const mth__distribute_options *o) {
-    (void)o;
-    if (g->region.n && g->node.n) {
-        schedule_pass s = {.graph = g, .arena = mth__arena_new()};
-        find_atoms(&s);
-        make_units(&s);
-        link_units(&s);
-        simulate(&s);
-        write_order(&s);
-        mth__arena_free(s.arena);
+mth_status mth__schedule(mth__graph *graph, const mth__distribute_options *options) {
+    (void)options;
+    if (graph->region.n && graph->node.n) {
+        schedule_pass pass = {.graph = graph, .arena = mth__arena_new()};
+        find_atoms(&pass);
+        make_units(&pass);
+        link_units(&pass);
+        simulate(&pass);
+        write_order(&pass);
+        mth__arena_free(pass.arena);
     }
-    mth__graph_number(g);
+    mth__graph_number(graph);
     return NULL;
 }

@@ -23,106 +23,111 @@ typedef struct {
 
 /* ---------------------------------------------------------------- what an assignment costs */
 /* Padding of the expert buffers is not worth its bytes: a token is in k of e rows. */
-static double filled(const mth__node *n, int rows) {
-    const mth__node *maker = rows >= 0 ? n->in[rows]->node : NULL;
+static double filled(const mth__node *node, int rows) {
+    const mth__node *maker = rows >= 0 ? node->in[rows]->node : NULL;
     if (!maker || !(maker->op->flags & MTH__NAMES_ROWS)) return 1;
-    double e = (double)n->in[rows]->shape.dim[0], k = (double)maker->in[0]->shape.dim[1];
-    return e > k ? k / e : 1;
+    double experts = (double)node->in[rows]->shape.dim[0], chosen = (double)maker->in[0]->shape.dim[1];
+    return experts > chosen ? chosen / experts : 1;
 }
 
 /* Readers to come that may share what is made of operand j for this node: the weights of query, key and value have
    gradients that all take the same activation. */
-static int sharers(const shard_pass *s, int j) {
-    const mth__node *n = s->node;
-    const mth__info *info = mth__info_of(&s->pass, n->in[j]);
+static int sharers(const shard_pass *pass, int j) {
+    const mth__node *node = pass->node;
+    const mth__info *info = mth__info_of(&pass->pass, node->in[j]);
     int sharers = 1;
     for (size_t k = 0; k < info->reader.n; k++) {
-        const mth__node *r = info->reader.at[k];
-        sharers += r != n && r->id >= s->pass.at && r->op == n->op && r->on == n->on &&
-            mth__same_unit(&r->label, &n->label) && j < r->nin && r->in[j] == n->in[j];
+        const mth__node *reader = info->reader.at[k];
+        sharers += reader != node && reader->id >= pass->pass.at && reader->op == node->op && reader->on == node->on &&
+            mth__same_unit(&reader->label, &node->label) && j < reader->nin && reader->in[j] == node->in[j];
     }
     return sharers;
 }
 
 /* A parameter lies on `on`, there alone or there too. */
-static bool lies_on(const mth__value *v, const mth__placement *on) {
-    return v->sharding.on == on || (v->copied && mth__place_holds(v->sharding.on, on));
+static bool lies_on(const mth__value *value, const mth__placement *on) {
+    return value->sharding.on == on || (value->copied && mth__place_holds(value->sharding.on, on));
 }
 
-static double bring(const shard_pass *s, int j, const mth__sharding *need) {
-    const mth__value *v = s->node->in[j];
-    const mth__info *info = mth__info_of(&s->pass, v);
-    if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return 0;
-    double cost = mth__cost_reshard(v, &v->sharding, need);
+static double bring(const shard_pass *pass, int j, const mth__sharding *need) {
+    const mth__value *value = pass->node->in[j];
+    const mth__info *info = mth__info_of(&pass->pass, value);
+    if (value->sharding.on == need->on && mth__sharding_equal(&value->sharding, need, value->shape.rank)) return 0;
+    double cost = mth__cost_reshard(value, &value->sharding, need);
     for (size_t k = 0; k < info->also.n && cost > 0; k++) {
         const mth__also *also = &info->also.at[k];
-        if (!mth__kept(v, &also->sharding, also->phase, s->node->label.phase)) continue;
-        if (also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, v->shape.rank)) return 0;
-        double c = mth__cost_reshard(v, &also->sharding, need);
-        if (c < cost) cost = c;
+        if (!mth__kept(value, &also->sharding, also->phase, pass->node->label.phase)) continue;
+        if (also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, value->shape.rank)) return 0;
+        double seconds = mth__cost_reshard(value, &also->sharding, need);
+        if (seconds < cost) cost = seconds;
     }
-    if (v->kind == MTH__VALUE_PARAMETER && lies_on(v, need->on)) cost *= GATHERED_WEIGHT;
-    bool gathers = mth__local_size(v->shape, need) > mth__local_size(v->shape, &v->sharding);
-    return gathers && mth__is_backward_time(s->node->label.phase) ? cost / sharers(s, j) : cost;
+    if (value->kind == MTH__VALUE_PARAMETER && lies_on(value, need->on)) cost *= GATHERED_WEIGHT;
+    bool gathers = mth__local_size(value->shape, need) > mth__local_size(value->shape, &value->sharding);
+    return gathers && mth__is_backward_time(pass->node->label.phase) ? cost / sharers(pass, j) : cost;
 }
 
 /* A parameter not settled yet takes what the node needs, but for the dimensions that the user fixed. */
-static mth__sharding settled(const mth__value *v, const mth__sharding *need) {
-    mth__sharding r = v->copied ? mth__sharding_carry(need, v->shape, v->sharding.on) : *need;
+static mth__sharding settled(const mth__value *value, const mth__sharding *need) {
+    mth__sharding sharding = value->copied ? mth__sharding_carry(need, value->shape, value->sharding.on) : *need;
     unsigned used = 0;
-    for (int d = 0; d < v->shape.rank; d++)
-        if (v->fixed[d]) {
-            r.dim[d] = v->sharding.dim[d];
-            for (int k = 0; k < r.dim[d].naxes; k++) used |= 1u << r.dim[d].axis[k];
+    for (int d = 0; d < value->shape.rank; d++)
+        if (value->fixed[d]) {
+            sharding.dim[d] = value->sharding.dim[d];
+            for (int k = 0; k < sharding.dim[d].naxes; k++) used |= 1u << sharding.dim[d].axis[k];
         }
-    for (int d = 0; d < v->shape.rank; d++)
-        for (int k = 0; k < r.dim[d].naxes && !v->fixed[d]; k++)
-            if (used >> r.dim[d].axis[k] & 1) memset(&r.dim[d], 0, sizeof r.dim[d]);
-    mth__sharding_canonical(&r, v->shape);
-    return r;
+    for (int d = 0; d < value->shape.rank; d++)
+        for (int k = 0; k < sharding.dim[d].naxes && !value->fixed[d]; k++)
+            if (used >> sharding.dim[d].axis[k] & 1) memset(&sharding.dim[d], 0, sizeof sharding.dim[d]);
+    mth__sharding_canonical(&sharding, value->shape);
+    return sharding;
 }
 
-static double operand_cost(shard_pass *s, int j, const mth__assignment *a, unsigned pass) {
-    const mth__node *n = s->node;
-    const mth__value *v = n->in[j];
-    mth__sharding need = mth__assigned(&s->rule, s->rule.in[j], s->rule.in_unit[j], a, v->shape, n->on);
-    if (a->pass && v->sharding.partial) {
+static double operand_cost(shard_pass *decision, int j, const mth__assignment *assignment, unsigned pass) {
+    const mth__node *node = decision->node;
+    const mth__value *value = node->in[j];
+    mth__sharding need = mth__assigned(
+        &decision->rule, decision->rule.in[j], decision->rule.in_unit[j], assignment, value->shape, node->on);
+    if (assignment->pass && value->sharding.partial) {
         need.partial = (uint8_t)pass;
         /* a partial sum passes as it is or not at all */
-        if (!mth__sharding_equal(&need, &v->sharding, v->shape.rank)) return FORBIDDEN;
+        if (!mth__sharding_equal(&need, &value->sharding, value->shape.rank)) return FORBIDDEN;
     }
-    s->need[j] = need;
-    if (mth__info_of(&s->pass, v)->free && lies_on(v, n->on)) {
-        mth__sharding r = settled(v, &need);
-        return mth__sharding_equal(&r, &need, v->shape.rank) ? 0 : GATHERED_WEIGHT * mth__cost_reshard(v, &r, &need);
+    decision->need[j] = need;
+    if (mth__info_of(&decision->pass, value)->free && lies_on(value, node->on)) {
+        mth__sharding sharding = settled(value, &need);
+        return mth__sharding_equal(&sharding, &need, value->shape.rank)
+            ? 0
+            : GATHERED_WEIGHT * mth__cost_reshard(value, &sharding, &need);
     }
-    double cost = bring(s, j, &need);
-    const mth__info *info = mth__info_of(&s->pass, v);
-    bool hinted = info->hint && info->hint->on == n->on && info->hint->dim[0].naxes;
-    if (hinted && (n->op->flags & MTH__NAMES_ROWS) && !need.dim[0].naxes) cost += 1;
-    if (s->rows < 0) return cost;
-    if (j == s->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
-        if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &v->sharding.dim[1])) return FORBIDDEN;
-    } else if (v->shape.rank == 3)
-        cost *= filled(n, s->rows);
-    else if (j == 0 && cost > 0 && v->sharding.dim[0].naxes && !need.dim[0].naxes)
+    double cost = bring(decision, j, &need);
+    const mth__info *info = mth__info_of(&decision->pass, value);
+    bool hinted = info->hint && info->hint->on == node->on && info->hint->dim[0].naxes;
+    if (hinted && (node->op->flags & MTH__NAMES_ROWS) && !need.dim[0].naxes) cost += 1;
+    if (decision->rows < 0) return cost;
+    if (j == decision->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
+        if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &value->sharding.dim[1])) return FORBIDDEN;
+    } else if (value->shape.rank == 3)
+        cost *= filled(node, decision->rows);
+    else if (j == 0 && cost > 0 && value->sharding.dim[0].naxes && !need.dim[0].naxes)
         cost += 1; /* tokens are exchanged */
     return cost;
 }
 
-static mth__sharding result_of(const shard_pass *s, int k, const mth__assignment *a, unsigned pass) {
-    const mth__value *v = s->node->out[k];
-    mth__sharding r = mth__assigned(&s->rule, s->rule.out[k], s->rule.out_unit[k], a, v->shape, s->node->on);
-    r.partial = (uint8_t)(mth__partial_of(&s->rule, s->node, k, a, &r.reduce) | (a->pass ? pass : 0));
-    if (!r.partial) r.reduce = 0;
-    return r;
+static mth__sharding result_of(const shard_pass *decision, int k, const mth__assignment *assignment, unsigned pass) {
+    const mth__value *value = decision->node->out[k];
+    mth__sharding sharding = mth__assigned(&decision->rule, decision->rule.out[k], decision->rule.out_unit[k],
+        assignment, value->shape, decision->node->on);
+    sharding.partial = (uint8_t)(mth__partial_of(&decision->rule, decision->node, k, assignment, &sharding.reduce) |
+        (assignment->pass ? pass : 0));
+    if (!sharding.partial) sharding.reduce = 0;
+    return sharding;
 }
 
 /* What the gradient of a parameter must end with. */
-static const mth__sharding *kept(const shard_pass *s, const mth__value *parameter) {
-    mth__info *info = mth__info_of(&s->pass, parameter);
-    if (s->pass.options->store_sharded && !info->free && !info->stored) {
-        mth__sharding parts = parameter->sharding, *stored = NEW(s->pass.arena, mth__sharding);
+static const mth__sharding *kept(const shard_pass *pass, const mth__value *parameter) {
+    mth__info *info = mth__info_of(&pass->pass, parameter);
+    if (pass->pass.options->store_sharded && !info->free && !info->stored) {
+        mth__sharding parts = parameter->sharding, *stored = NEW(pass->pass.arena, mth__sharding);
         mth__store_parts(parameter, &parameter->sharding, &parts);
         *stored = parts;
         info->stored = stored;
@@ -132,99 +137,105 @@ static const mth__sharding *kept(const shard_pass *s, const mth__value *paramete
 
 /* A weight's gradients of the microbatches are summed as they are made, and brought to where it is once, behind the
  * last. */
-static double terms_of(const mth__graph *g, const mth__node *n, const mth__value *v) {
-    bool term = v->gradient_of && v->gradient_of->kind == MTH__VALUE_PARAMETER && n->label.region >= 0 &&
-        n->label.microbatch >= 0;
-    return term ? g->region.at[n->label.region]->microbatches : 1;
+static double terms_of(const mth__graph *graph, const mth__node *node, const mth__value *value) {
+    bool term = value->gradient_of && value->gradient_of->kind == MTH__VALUE_PARAMETER && node->label.region >= 0 &&
+        node->label.microbatch >= 0;
+    return term ? graph->region.at[node->label.region]->microbatches : 1;
 }
 
-static double evaluate(shard_pass *s, const mth__assignment *a, unsigned pass, double best) {
-    const mth__node *n = s->node;
+static double evaluate(shard_pass *decision, const mth__assignment *assignment, unsigned pass, double best) {
+    const mth__node *node = decision->node;
     double cost = 0, memory = 0;
-    for (int j = 0; j < n->nin; j++) {
-        cost += operand_cost(s, j, a, pass);
+    for (int j = 0; j < node->nin; j++) {
+        cost += operand_cost(decision, j, assignment, pass);
         if (cost >= best) return cost;
-        if (s->memory_in[j] > 0) memory += s->memory_in[j] * (double)mth__local_size(n->in[j]->shape, &s->need[j]);
+        if (decision->memory_in[j] > 0)
+            memory += decision->memory_in[j] * (double)mth__local_size(node->in[j]->shape, &decision->need[j]);
     }
-    double compute = s->compute * mth__fraction(&s->rule, a, n->on);
-    for (int k = 0; k < n->nout; k++) {
-        mth__sharding r = result_of(s, k, a, pass);
-        memory += s->memory_out[k] * (double)mth__local_size(n->out[k]->shape, &r);
-        const mth__info *info = mth__info_of(&s->pass, n->out[k]);
-        mth__sharding want = r;
-        if (info->parameter && info->parameter->sharding.on == n->on)
-            want = *kept(s, info->parameter);
-        else if (info->wish && info->wish->on == n->on)
+    double compute = decision->compute * mth__fraction(&decision->rule, assignment, node->on);
+    for (int k = 0; k < node->nout; k++) {
+        mth__sharding sharding = result_of(decision, k, assignment, pass);
+        memory += decision->memory_out[k] * (double)mth__local_size(node->out[k]->shape, &sharding);
+        const mth__info *info = mth__info_of(&decision->pass, node->out[k]);
+        mth__sharding want = sharding;
+        if (info->parameter && info->parameter->sharding.on == node->on)
+            want = *kept(decision, info->parameter);
+        else if (info->wish && info->wish->on == node->on)
             want = *info->wish;
         else if (info->output)
-            want = (mth__sharding){.on = n->on};
+            want = (mth__sharding){.on = node->on};
         else if (info->uses == 0)
             continue;
         want.partial = want.reduce = 0;
-        if (r.partial || !mth__sharding_equal(&r, &want, n->out[k]->shape.rank))
-            cost += mth__cost_reshard(n->out[k], &r, &want) / terms_of(s->pass.graph, n, n->out[k]);
+        if (sharding.partial || !mth__sharding_equal(&sharding, &want, node->out[k]->shape.rank))
+            cost +=
+                mth__cost_reshard(node->out[k], &sharding, &want) / terms_of(decision->pass.graph, node, node->out[k]);
     }
     return cost + (compute > memory ? compute : memory);
 }
 
 /* ---------------------------------------------------------------- proposals and their combinations */
-static void propose_like(shard_pass *s, int j, const mth__sharding *like) { /* for operand j */
-    mth__propose(&s->rule, s->rule.in[j], s->rule.in_unit[j], like, s->node->in[j], s->source, &s->sources);
+static void propose_like(shard_pass *pass, int j, const mth__sharding *like) { /* for operand j */
+    mth__propose(
+        &pass->rule, pass->rule.in[j], pass->rule.in_unit[j], like, pass->node->in[j], pass->source, &pass->sources);
 }
 
-static void propose_operand(shard_pass *s, int j) {
-    const mth__value *v = s->node->in[j];
-    const mth__info *info = mth__info_of(&s->pass, v);
-    const mth__placement *on = s->node->on;
-    if (v->sharding.on == on)
-        propose_like(s, j, &v->sharding);
-    else if (v->sharding.on) {
-        mth__sharding carried = mth__sharding_carry(&v->sharding, v->shape, on);
-        propose_like(s, j, &carried);
+static void propose_operand(shard_pass *pass, int j) {
+    const mth__value *value = pass->node->in[j];
+    const mth__info *info = mth__info_of(&pass->pass, value);
+    const mth__placement *on = pass->node->on;
+    if (value->sharding.on == on)
+        propose_like(pass, j, &value->sharding);
+    else if (value->sharding.on) {
+        mth__sharding carried = mth__sharding_carry(&value->sharding, value->shape, on);
+        propose_like(pass, j, &carried);
     }
     for (size_t k = 0; k < info->also.n; k++)
-        if (info->also.at[k].sharding.on == on) propose_like(s, j, &info->also.at[k].sharding);
-    if (info->hint && info->hint->on == on) propose_like(s, j, info->hint);
+        if (info->also.at[k].sharding.on == on) propose_like(pass, j, &info->also.at[k].sharding);
+    if (info->hint && info->hint->on == on) propose_like(pass, j, info->hint);
 }
 
 /* A product that is split over some axes and would be repeated over the others may share its rows among those: the
    largest factor of the result that no weight has, so that weights stay as they are. */
-static void propose_rows(shard_pass *s) {
-    const mth__node *n = s->node;
-    const mth__rule *r = &s->rule;
+static void propose_rows(shard_pass *pass) {
+    const mth__node *node = pass->node;
+    const mth__rule *rule = &pass->rule;
     int rows = -1;
-    for (int f = 0; f < r->n; f++) {
+    for (int factor = 0; factor < rule->n; factor++) {
         bool weight = false;
-        for (int j = 0; j < n->nin; j++)
-            for (int d = 0; d < n->in[j]->shape.rank && n->in[j]->kind == MTH__VALUE_PARAMETER; d++)
-                weight |= r->in[j][d] == f;
-        if (!weight && r->factor[f].kind == MTH__PASS && (rows < 0 || r->factor[f].size > r->factor[rows].size))
-            rows = f;
+        for (int j = 0; j < node->nin; j++)
+            for (int d = 0; d < node->in[j]->shape.rank && node->in[j]->kind == MTH__VALUE_PARAMETER; d++)
+                weight |= rule->in[j][d] == factor;
+        if (!weight && rule->factor[factor].kind == MTH__PASS &&
+            (rows < 0 || rule->factor[factor].size > rule->factor[rows].size))
+            rows = factor;
     }
-    for (int a = 0; a < n->on->naxes && rows >= 0 && s->sources < MTH__SOURCES; a++)
-        if (n->on->dim[a] > 1)
-            s->source[s->sources++] = (mth__proposal){(int8_t)rows, {.naxes = 1, .axis = {(int8_t)a}}, n->out[0]};
+    for (int axis = 0; axis < node->on->naxes && rows >= 0 && pass->sources < MTH__SOURCES; axis++)
+        if (node->on->dim[axis] > 1)
+            pass->source[pass->sources++] =
+                (mth__proposal){(int8_t)rows, {.naxes = 1, .axis = {(int8_t)axis}}, node->out[0]};
 }
 
-static void propose(shard_pass *s) {
-    const mth__node *n = s->node;
-    s->sources = 0;
+static void propose(shard_pass *pass) {
+    const mth__node *node = pass->node;
+    pass->sources = 0;
     for (int parameters = 1; parameters >= 0; parameters--) /* fixed weights first: their grain counts */
-        for (int j = 0; j < n->nin; j++)
-            if ((n->in[j]->kind == MTH__VALUE_PARAMETER) == parameters) propose_operand(s, j);
-    for (int k = 0; k < n->nout; k++) {
-        const mth__info *info = mth__info_of(&s->pass, n->out[k]);
-        const mth__sharding *wish[] = {info->wish, info->parameter ? kept(s, info->parameter) : NULL};
+        for (int j = 0; j < node->nin; j++)
+            if ((node->in[j]->kind == MTH__VALUE_PARAMETER) == parameters) propose_operand(pass, j);
+    for (int k = 0; k < node->nout; k++) {
+        const mth__info *info = mth__info_of(&pass->pass, node->out[k]);
+        const mth__sharding *wish[] = {info->wish, info->parameter ? kept(pass, info->parameter) : NULL};
         for (int i = 0; i < 2; i++)
-            if (wish[i] && wish[i]->on == n->on)
-                mth__propose(&s->rule, s->rule.out[k], s->rule.out_unit[k], wish[i], n->out[k], s->source, &s->sources);
+            if (wish[i] && wish[i]->on == node->on)
+                mth__propose(&pass->rule, pass->rule.out[k], pass->rule.out_unit[k], wish[i], node->out[k],
+                    pass->source, &pass->sources);
     }
-    if (s->sources && n->on->naxes > 1 && (n->op->flags & MTH__PRODUCT)) propose_rows(s);
-    mth__when sequence = s->pass.options->sequence;
-    if (sequence != MTH__WHEN_FALSE && s->sources < MTH__SOURCES &&
-        mth__propose_sequence(
-            &s->pass, n, &s->rule, s->pass.graph->seed.n > 0, sequence == MTH__WHEN_TRUE, &s->source[s->sources]))
-        s->sources++;
+    if (pass->sources && node->on->naxes > 1 && (node->op->flags & MTH__PRODUCT)) propose_rows(pass);
+    mth__when sequence = pass->pass.options->sequence;
+    if (sequence != MTH__WHEN_FALSE && pass->sources < MTH__SOURCES &&
+        mth__propose_sequence(&pass->pass, node, &pass->rule, pass->pass.graph->seed.n > 0, sequence == MTH__WHEN_TRUE,
+            &pass->source[pass->sources]))
+        pass->sources++;
 }
 
 enum { CHOICES = 6 };
@@ -233,168 +244,172 @@ typedef struct {
     int8_t factor[CHOICES];
 } axis_choices; /* the last is -1: none */
 
-static void choices_of(const shard_pass *s, axis_choices c[MTH__AXES]) {
-    const mth__placement *on = s->node->on;
-    for (int a = 0; a < on->naxes; a++) {
-        c[a].n = 0;
-        for (int i = 0; i < s->sources; i++) {
-            const mth__proposal *p = &s->source[i];
+static void choices_of(const shard_pass *pass, axis_choices choice[MTH__AXES]) {
+    const mth__placement *on = pass->node->on;
+    for (int axis = 0; axis < on->naxes; axis++) {
+        choice[axis].n = 0;
+        for (int i = 0; i < pass->sources; i++) {
+            const mth__proposal *proposal = &pass->source[i];
             bool has = false, known = false;
-            for (int k = 0; k < p->split.naxes; k++) has |= p->split.axis[k] == a;
-            for (int k = 0; k < c[a].n; k++) known |= c[a].factor[k] == p->factor;
-            if (has && !known && c[a].n < CHOICES - 1) c[a].factor[c[a].n++] = p->factor;
+            for (int k = 0; k < proposal->split.naxes; k++) has |= proposal->split.axis[k] == axis;
+            for (int k = 0; k < choice[axis].n; k++) known |= choice[axis].factor[k] == proposal->factor;
+            if (has && !known && choice[axis].n < CHOICES - 1) choice[axis].factor[choice[axis].n++] = proposal->factor;
         }
-        c[a].factor[c[a].n++] = -1;
+        choice[axis].factor[choice[axis].n++] = -1;
     }
 }
 
-static void compose(
-    const shard_pass *s, const axis_choices c[MTH__AXES], const int pick[MTH__AXES], mth__assignment *a) {
-    memset(a, 0, sizeof *a);
-    for (int x = 0; x < s->node->on->naxes; x++) {
-        int f = c[x].factor[pick[x]];
-        if (f < 0 || a->of[f].naxes) continue;
+static void compose(const shard_pass *pass, const axis_choices choice[MTH__AXES], const int pick[MTH__AXES],
+    mth__assignment *assignment) {
+    memset(assignment, 0, sizeof *assignment);
+    for (int x = 0; x < pass->node->on->naxes; x++) {
+        int factor = choice[x].factor[pick[x]];
+        if (factor < 0 || assignment->of[factor].naxes) continue;
         unsigned axes = 0;
-        for (int y = 0; y < s->node->on->naxes; y++)
-            if (c[y].factor[pick[y]] == f) axes |= 1u << y;
-        a->of[f] = mth__compose_split(s->source, s->sources, f, axes);
+        for (int y = 0; y < pass->node->on->naxes; y++)
+            if (choice[y].factor[pick[y]] == factor) axes |= 1u << y;
+        assignment->of[factor] = mth__compose_split(pass->source, pass->sources, factor, axes);
     }
 }
 
-static void search(shard_pass *s, mth__assignment *best) {
-    const mth__placement *on = s->node->on;
-    axis_choices c[MTH__AXES];
-    choices_of(s, c);
-    unsigned pass = mth__pass_axes(&s->pass, s->node);
+static void search(shard_pass *decision, mth__assignment *best) {
+    const mth__placement *on = decision->node->on;
+    axis_choices choice[MTH__AXES];
+    choices_of(decision, choice);
+    unsigned pass = mth__pass_axes(&decision->pass, decision->node);
     double least = INFINITY;
     memset(best, 0, sizeof *best);
     for (int through = pass != 0; through >= 0; through--) {
         int pick[MTH__AXES] = {0};
         for (bool more = true; more;) {
             bool clash = false;
-            for (int x = 0; x < on->naxes; x++) clash |= through && (pass >> x & 1) && c[x].factor[pick[x]] >= 0;
+            for (int axis = 0; axis < on->naxes; axis++)
+                clash |= through && (pass >> axis & 1) && choice[axis].factor[pick[axis]] >= 0;
             if (!clash) {
-                mth__assignment a;
-                compose(s, c, pick, &a);
-                a.pass = through != 0;
-                double cost = evaluate(s, &a, pass, least);
+                mth__assignment assignment;
+                compose(decision, choice, pick, &assignment);
+                assignment.pass = through != 0;
+                double cost = evaluate(decision, &assignment, pass, least);
                 if (cost < least) {
                     least = cost;
-                    *best = a;
+                    *best = assignment;
                 }
             }
             more = false;
-            for (int x = 0; x < on->naxes && !more; x++) {
-                if (++pick[x] < c[x].n)
+            for (int axis = 0; axis < on->naxes && !more; axis++) {
+                if (++pick[axis] < choice[axis].n)
                     more = true;
                 else
-                    pick[x] = 0;
+                    pick[axis] = 0;
             }
         }
     }
 }
 
 /* ---------------------------------------------------------------- the decision */
-static const char *origin_of(const shard_pass *s, const mth__assignment *a) {
-    mth__arena *arena = s->pass.graph->arena;
-    for (int f = 0; f < s->rule.n; f++) {
-        if (!a->of[f].naxes) continue;
-        for (int i = 0; i < s->sources; i++)
-            if (s->source[i].factor == f)
-                return mth__format(arena, "from %s by factor %c", mth__value_label(arena, s->source[i].from),
-                    s->rule.factor[f].letter);
+static const char *origin_of(const shard_pass *pass, const mth__assignment *assignment) {
+    mth__arena *arena = pass->pass.graph->arena;
+    for (int factor = 0; factor < pass->rule.n; factor++) {
+        if (!assignment->of[factor].naxes) continue;
+        for (int i = 0; i < pass->sources; i++)
+            if (pass->source[i].factor == factor)
+                return mth__format(arena, "from %s by factor %c", mth__value_label(arena, pass->source[i].from),
+                    pass->rule.factor[factor].letter);
     }
     return NULL;
 }
 
-static void note(shard_pass *s, mth__value *v, const mth__sharding *need) {
-    mth__info *info = mth__info_of(&s->pass, v);
-    if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return;
+static void note(shard_pass *pass, mth__value *value, const mth__sharding *need) {
+    mth__info *info = mth__info_of(&pass->pass, value);
+    if (value->sharding.on == need->on && mth__sharding_equal(&value->sharding, need, value->shape.rank)) return;
     for (size_t k = 0; k < info->also.n; k++) {
         const mth__also *also = &info->also.at[k];
-        bool same = also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, v->shape.rank);
-        if (same && mth__kept(v, need, also->phase, s->node->label.phase)) return;
+        bool same = also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, value->shape.rank);
+        if (same && mth__kept(value, need, also->phase, pass->node->label.phase)) return;
     }
-    PUSH(s->pass.arena, info->also, ((mth__also){*need, s->node->label.phase}));
+    PUSH(pass->pass.arena, info->also, ((mth__also){*need, pass->node->label.phase}));
 }
 
 /* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the
    step forward. That is known in full, where consumers' wishes (shard_wishes.c) come from weights alone and say nothing
    of the batch. */
-static void wish_as_forward(shard_pass *s, const mth__value *v) {
-    const mth__value *of = v->gradient_of;
-    mth__info *info = mth__info_of(&s->pass, v);
+static void wish_as_forward(shard_pass *pass, const mth__value *value) {
+    const mth__value *of = value->gradient_of;
+    mth__info *info = mth__info_of(&pass->pass, value);
     if (!of || !of->sharding.on) return;
     mth__sharding like = of->sharding;
     like.partial = like.reduce = 0;
-    if (like.on != s->node->on) like = mth__sharding_carry(&like, of->shape, s->node->on);
+    if (like.on != pass->node->on) like = mth__sharding_carry(&like, of->shape, pass->node->on);
     if (!mth__sharding_axes(&like, of->shape.rank)) return;
-    mth__sharding *kept = NEW(s->pass.arena, mth__sharding);
+    mth__sharding *kept = NEW(pass->pass.arena, mth__sharding);
     *kept = like;
     info->wish = kept;
 }
 
-static void decide(shard_pass *s) {
-    mth__node *n = s->node;
-    for (int k = 0; k < n->nout; k++) wish_as_forward(s, n->out[k]);
-    n->need = NEW_ARRAY(s->pass.graph->arena, mth__sharding, n->nin);
-    mth__assignment a;
-    memset(&a, 0, sizeof a);
+static void decide(shard_pass *decision) {
+    mth__node *node = decision->node;
+    for (int k = 0; k < node->nout; k++) wish_as_forward(decision, node->out[k]);
+    node->need = NEW_ARRAY(decision->pass.graph->arena, mth__sharding, node->nin);
+    mth__assignment assignment;
+    memset(&assignment, 0, sizeof assignment);
     unsigned pass = 0;
-    bool alone = n->on->count == 1;
+    bool alone = node->on->count == 1;
     if (!alone) {
-        mth__op_rule(n, &s->rule);
-        s->rows = n->op->row_args ? __builtin_ctzll(n->op->row_args) : -1;
-        propose(s);
-        pass = mth__pass_axes(&s->pass, n);
-        if (s->sources || pass) {
-            const mth__device_model *model = n->on->mesh->model;
+        mth__op_rule(node, &decision->rule);
+        decision->rows = node->op->row_args ? __builtin_ctzll(node->op->row_args) : -1;
+        propose(decision);
+        pass = mth__pass_axes(&decision->pass, node);
+        if (decision->sources || pass) {
+            const mth__device_model *model = node->on->mesh->model;
             mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
-            bool costs = !(n->op->flags & (MTH__ALIAS | MTH__FREE));
-            for (int j = 0; j < n->nin; j++) {
-                in[j] = n->in[j]->shape;
-                s->memory_in[j] = costs ? (double)mth_dtype_size(n->in[j]->dtype) / model->memory_rate : 0;
+            bool costs = !(node->op->flags & (MTH__ALIAS | MTH__FREE));
+            for (int j = 0; j < node->nin; j++) {
+                in[j] = node->in[j]->shape;
+                decision->memory_in[j] = costs ? (double)mth_dtype_size(node->in[j]->dtype) / model->memory_rate : 0;
             }
-            for (int k = 0; k < n->nout; k++) {
-                out[k] = n->out[k]->shape;
-                s->memory_out[k] = costs ? (double)mth_dtype_size(n->out[k]->dtype) / model->memory_rate : 0;
+            for (int k = 0; k < node->nout; k++) {
+                out[k] = node->out[k]->shape;
+                decision->memory_out[k] = costs ? (double)mth_dtype_size(node->out[k]->dtype) / model->memory_rate : 0;
             }
-            s->compute = costs ? mth__op_flops(n, in, out) / mth__flops_rate(n) : 0;
-            search(s, &a);
+            decision->compute = costs ? mth__op_flops(node, in, out) / mth__flops_rate(node) : 0;
+            search(decision, &assignment);
         }
     }
-    for (int j = 0; j < n->nin; j++) {
-        mth__value *v = n->in[j];
-        mth__sharding need = {.on = n->on};
+    for (int j = 0; j < node->nin; j++) {
+        mth__value *value = node->in[j];
+        mth__sharding need = {.on = node->on};
         if (!alone) {
-            need = mth__assigned(&s->rule, s->rule.in[j], s->rule.in_unit[j], &a, v->shape, n->on);
-            if (a.pass && v->sharding.partial) need.partial = (uint8_t)pass;
+            need = mth__assigned(
+                &decision->rule, decision->rule.in[j], decision->rule.in_unit[j], &assignment, value->shape, node->on);
+            if (assignment.pass && value->sharding.partial) need.partial = (uint8_t)pass;
         }
-        n->need[j] = need;
-        mth__info *info = mth__info_of(&s->pass, v);
-        if (info->free && lies_on(v, n->on)) {
-            v->sharding = settled(v, &need);
+        node->need[j] = need;
+        mth__info *info = mth__info_of(&decision->pass, value);
+        if (info->free && lies_on(value, node->on)) {
+            value->sharding = settled(value, &need);
             info->free = false;
-            if (!v->origin)
-                v->origin =
-                    mth__sharding_axes(&v->sharding, v->shape.rank) ? origin_of(s, &a) : "whole: nothing asks for less";
+            if (!value->origin)
+                value->origin = mth__sharding_axes(&value->sharding, value->shape.rank)
+                    ? origin_of(decision, &assignment)
+                    : "whole: nothing asks for less";
         }
-        note(s, v, &n->need[j]);
+        note(decision, value, &node->need[j]);
     }
-    const char *origin = alone ? NULL : origin_of(s, &a);
-    for (int k = 0; k < n->nout; k++) {
-        mth__value *v = n->out[k];
-        v->sharding = alone ? (mth__sharding){.on = n->on} : result_of(s, k, &a, pass);
-        v->origin = origin;
+    const char *origin = alone ? NULL : origin_of(decision, &assignment);
+    for (int k = 0; k < node->nout; k++) {
+        mth__value *value = node->out[k];
+        value->sharding = alone ? (mth__sharding){.on = node->on} : result_of(decision, k, &assignment, pass);
+        value->origin = origin;
     }
-    if (n->op->flags & MTH__GATHERS) mth__info_of(&s->pass, n->out[0])->hint = &n->in[0]->sharding;
+    if (node->op->flags & MTH__GATHERS) mth__info_of(&decision->pass, node->out[0])->hint = &node->in[0]->sharding;
     /* An output's gradient comes in as the output is made, so that backward starts as forward ended; where nothing can
        come in so, as the output leaves. */
-    for (int k = 0; k < n->nout; k++) {
-        mth__value *seed = mth__info_of(&s->pass, n->out[k])->seed;
-        if (!seed || (s->pass.options->ports_in_blocks && !mth__sharding_in_blocks(&n->out[k]->sharding, seed->shape)))
+    for (int k = 0; k < node->nout; k++) {
+        mth__value *seed = mth__info_of(&decision->pass, node->out[k])->seed;
+        if (!seed ||
+            (decision->pass.options->ports_in_blocks && !mth__sharding_in_blocks(&node->out[k]->sharding, seed->shape)))
             continue;
-        seed->sharding = n->out[k]->sharding;
+        seed->sharding = node->out[k]->sharding;
         seed->sharding.partial = seed->sharding.reduce = 0;
     }
 }
@@ -440,18 +455,18 @@ static void describe(mth__propagation *pass) {
 
 mth_status mth__shard(mth__graph *graph, const mth__distribute_options *options) {
     mth__arena *arena = mth__arena_new();
-    shard_pass *s = NEW(arena, shard_pass);
-    s->pass = (mth__propagation){.graph = graph, .arena = arena, .options = options};
-    describe(&s->pass);
-    mth__shard_wishes(&s->pass);
-    for (; s->pass.at < (int)graph->node.n; s->pass.at++) {
-        s->node = graph->node.at[s->pass.at];
-        mth__shard_group_terms(&s->pass, s->node);
-        decide(s);
+    shard_pass *pass = NEW(arena, shard_pass);
+    pass->pass = (mth__propagation){.graph = graph, .arena = arena, .options = options};
+    describe(&pass->pass);
+    mth__shard_wishes(&pass->pass);
+    for (; pass->pass.at < (int)graph->node.n; pass->pass.at++) {
+        pass->node = graph->node.at[pass->pass.at];
+        mth__shard_group_terms(&pass->pass, pass->node);
+        decide(pass);
     }
     for (size_t i = 0; i < graph->parameter.n; i++) {
         mth__value *parameter = graph->parameter.at[i];
-        if (mth__info_of(&s->pass, parameter)->free) {
+        if (mth__info_of(&pass->pass, parameter)->free) {
             mth__sharding whole = {.on = parameter->sharding.on};
             parameter->sharding = settled(parameter, &whole);
             if (!parameter->origin) parameter->origin = "whole: nothing uses it";

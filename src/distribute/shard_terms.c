@@ -5,9 +5,9 @@
 
 enum { TERMS = 32 };
 
-static bool plain_add(const mth__node *n) {
-    return n->op == mth__row_op(MTH__ROW_add) && mth__shape_equal(n->in[0]->shape, n->out[0]->shape) &&
-        mth__shape_equal(n->in[1]->shape, n->out[0]->shape);
+static bool plain_add(const mth__node *node) {
+    return node->op == mth__row_op(MTH__ROW_add) && mth__shape_equal(node->in[0]->shape, node->out[0]->shape) &&
+        mth__shape_equal(node->in[1]->shape, node->out[0]->shape);
 }
 
 /* A term that one of the chain read is read by another one now. */
@@ -20,18 +20,18 @@ static void read_by(mth__info *term, mth__node *const *chain, int links, mth__no
             }
 }
 
-void mth__shard_group_terms(const mth__propagation *pass, mth__node *n) {
-    if (!plain_add(n) || !mth__decided(pass, n->in[0]) || !mth__decided(pass, n->in[1])) return;
+void mth__shard_group_terms(const mth__propagation *pass, mth__node *node) {
+    if (!plain_add(node) || !mth__decided(pass, node->in[0]) || !mth__decided(pass, node->in[1])) return;
     mth__node *chain[TERMS];
     mth__value *term[TERMS + 1], **slot[TERMS + 1];
     int links = 1, terms = 2, partial = 0;
-    chain[0] = n;
-    for (int j = 0; j < 2; j++) slot[j] = &n->in[j];
+    chain[0] = node;
+    for (int j = 0; j < 2; j++) slot[j] = &node->in[j];
     while (links < TERMS) {
         const mth__value *sum = chain[links - 1]->out[0];
         const mth__info *info = mth__info_of(pass, sum);
         mth__node *next = info->uses == 1 && info->reader.n ? info->reader.at[0] : NULL;
-        if (!next || !plain_add(next) || next->on != n->on || !mth__same_unit(&next->label, &n->label)) break;
+        if (!next || !plain_add(next) || next->on != node->on || !mth__same_unit(&next->label, &node->label)) break;
         int other = next->in[0] == sum;
         if (!mth__decided(pass, next->in[other])) break;
         slot[terms++] = &next->in[other];
@@ -52,6 +52,6 @@ void mth__shard_group_terms(const mth__propagation *pass, mth__node *n) {
     if (at != terms) return; /* a term that occurs twice */
     for (int i = 0; i < terms; i++) {
         *slot[i] = term[i];
-        read_by(mth__info_of(pass, term[i]), chain, links, i < 2 ? n : chain[i - 1]);
+        read_by(mth__info_of(pass, term[i]), chain, links, i < 2 ? node : chain[i - 1]);
     }
 }

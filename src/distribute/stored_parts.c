@@ -6,26 +6,26 @@
 
 static const int64_t TINY = 4 << 10; /* bytes: what a message costs more than */
 
-bool mth__store_parts(const mth__value *v, const mth__sharding *read, mth__sharding *out) {
+bool mth__store_parts(const mth__value *value, const mth__sharding *read, mth__sharding *out) {
     const mth__placement *on = read->on;
-    int64_t least = mth__local_size(v->shape, read);
-    bool users = v->shape.rank > 0 && v->fixed[0], found = false;
-    if (users || on->count == 1 || least * (int64_t)mth_dtype_size(v->dtype) < TINY) return false;
+    int64_t least = mth__local_size(value->shape, read);
+    bool users = value->shape.rank > 0 && value->fixed[0], found = false;
+    if (users || on->count == 1 || least * (int64_t)mth_dtype_size(value->dtype) < TINY) return false;
     int largest = -1;
-    for (int d = 0; d < v->shape.rank; d++) {
-        mth__sharding s = *read;
-        mth__split *split = &s.dim[d];
+    for (int d = 0; d < value->shape.rank; d++) {
+        mth__sharding sharding = *read;
+        mth__split *split = &sharding.dim[d];
         if (split->cyclic) continue;
-        for (int a = 0; a < on->naxes; a++) /* ascending: one all_gather brings them all back */
-            if (on->dim[a] > 1 && !((mth__sharding_axes(read, v->shape.rank) | v->copied) >> a & 1))
-                split->axis[split->naxes++] = (int8_t)a;
-        mth__sharding_canonical(&s, v->shape);
-        int64_t size = mth__local_size(v->shape, &s);
-        if (size > least || (size == least && !(found && v->shape.dim[d] > v->shape.dim[largest]))) continue;
+        for (int axis = 0; axis < on->naxes; axis++) /* ascending: one all_gather brings them all back */
+            if (on->dim[axis] > 1 && !((mth__sharding_axes(read, value->shape.rank) | value->copied) >> axis & 1))
+                split->axis[split->naxes++] = (int8_t)axis;
+        mth__sharding_canonical(&sharding, value->shape);
+        int64_t size = mth__local_size(value->shape, &sharding);
+        if (size > least || (size == least && !(found && value->shape.dim[d] > value->shape.dim[largest]))) continue;
         least = size;
         largest = d;
-        *out = s;
+        *out = sharding;
         found = true;
     }
-    return found && !mth__sharding_equal(out, read, v->shape.rank);
+    return found && !mth__sharding_equal(out, read, value->shape.rank);
 }

@@ -2,14 +2,14 @@
 
 /* The x below b with a * x = gcd(a, b), counted around b; sets *divisor to the gcd. Euclid's algorithm. */
 static int64_t inverse(int64_t a, int64_t b, int64_t *divisor) {
-    int64_t rest = a % b, last = b, x = 1, last_x = 0;
+    int64_t rest = a % b, last = b, factor = 1, last_x = 0;
     while (rest) {
         int64_t quotient = last / rest, swap = last - quotient * rest;
         last = rest;
         rest = swap;
-        swap = last_x - quotient * x;
-        last_x = x;
-        x = swap;
+        swap = last_x - quotient * factor;
+        last_x = factor;
+        factor = swap;
     }
     *divisor = last;
     return last_x < 0 ? last_x + b : last_x;

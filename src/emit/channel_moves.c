@@ -153,7 +153,7 @@ static mth_status empty(template_reader *reader, int round) {
     move_builder *builder = reader->builder;
     mth__area box;
     if (builder->channel->kind == MTH__ALL_TO_ALL) {
-        const int parity = reader->known->t.double_buffer ? reader->known->t.rounds % 2 : 0;
+        const int parity = reader->known->template.double_buffer ? reader->known->template.rounds % 2 : 0;
         for (int other = 0; other < builder->n; other++) TRY(add_slot(reader, round, other, parity, true));
     }
     if (builder->channel->kind == MTH__REDUCE_SCATTER && box_between(builder, builder->rank, builder->rank, &box)) {
@@ -200,7 +200,7 @@ static mth_status follow(template_reader *reader, const mth__step *step, const m
         const bool kept = has(&channel->to, builder->member[step->peer]);
         mth__area whole = result_of(builder, builder->rank);
         int64_t start, count;
-        mth__chunk_range(mth__area_size(&whole), reader->known->t.chunks, step->from_chunk, &start, &count);
+        mth__chunk_range(mth__area_size(&whole), reader->known->template.chunks, step->from_chunk, &start, &count);
         add_range(builder, round, step->peer, kept ? MTH__MOVE_RESULT : MTH__MOVE_OPERAND, MTH__MOVE_RESULT,
             step->reduce, start, count);
         return NULL;
@@ -221,7 +221,7 @@ static mth_status by_template(move_builder *builder, mth__templates *templates) 
     TRY(fill(&reader));
     for (int i = 0; i < known->count[builder->rank]; i++)
         TRY(follow(&reader, &known->step[builder->rank][i], known->box ? &known->box[builder->rank][i] : NULL));
-    return empty(&reader, known->t.rounds + 1);
+    return empty(&reader, known->template.rounds + 1);
 }
 
 /* ---------------------------------------------------------------- all kinds */

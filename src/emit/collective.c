@@ -182,84 +182,85 @@ static const mth__rule_set
 };
 enum { LINES = sizeof rules[0][0].line / sizeof rules[0][0].line[0] };
 
-mth__formula_variables mth__template_variables(const mth__template *t) {
-    mth__formula_variables v = {{0}};
-    int a = 1, l = 0;
-    for (int i = 2; i * i <= t->n; i++)
-        if (t->n % i == 0) a = i;
-    while (1 << l < t->n) l++;
-    v.letter['n' - 'a'] = t->n;
-    v.letter['l' - 'a'] = l;
-    v.letter['a' - 'a'] = a;
-    v.letter['b' - 'a'] = t->n / a;
-    return v;
+mth__formula_variables mth__template_variables(const mth__template *template) {
+    mth__formula_variables variables = {{0}};
+    int inner = 1, levels = 0;
+    for (int i = 2; i * i <= template->n; i++)
+        if (template->n % i == 0) inner = i;
+    while (1 << levels < template->n) levels++;
+    variables.letter['n' - 'a'] = template->n;
+    variables.letter['l' - 'a'] = levels;
+    variables.letter['a' - 'a'] = inner;
+    variables.letter['b' - 'a'] = template->n / inner;
+    return variables;
 }
-const mth__rule_set *mth__template_rules(const mth__template *t) {
-    mth__formula_variables v = mth__template_variables(t);
-    bool prime = v.letter[0] == 1; /* or 1: nothing to factor */
-    return &rules[t->kind][t->algorithm == MTH__HIERARCHICAL && prime ? MTH__RING : t->algorithm];
+const mth__rule_set *mth__template_rules(const mth__template *template) {
+    mth__formula_variables variables = mth__template_variables(template);
+    bool prime = variables.letter[0] == 1; /* or 1: nothing to factor */
+    return &rules[template->kind][template->algorithm == MTH__HIERARCHICAL && prime ? MTH__RING : template->algorithm];
 }
 
-static int value_of(const char *text, const mth__formula_variables *v) {
-    mth__formula f;
-    mth__formula_compile(&f, text);
-    return mth__formula_value(&f, v);
+static int value_of(const char *text, const mth__formula_variables *variables) {
+    mth__formula formula;
+    mth__formula_compile(&formula, text);
+    return mth__formula_value(&formula, variables);
 }
 
 mth__template mth__template_get(mth__channel_kind kind, mth__algorithm algorithm, int n) {
-    mth__template t = {.kind = kind, .algorithm = algorithm, .n = n};
-    mth__formula_variables v = mth__template_variables(&t);
-    const mth__rule_set *set = mth__template_rules(&t);
-    t.chunks = value_of(set->chunks, &v);
-    t.double_buffer = set->double_buffer;
+    mth__template template = {.kind = kind, .algorithm = algorithm, .n = n};
+    mth__formula_variables variables = mth__template_variables(&template);
+    const mth__rule_set *set = mth__template_rules(&template);
+    template.chunks = value_of(set->chunks, &variables);
+    template.double_buffer = set->double_buffer;
     for (int i = 0; i < LINES && set->line[i].peer; i++)
-        if (set->line[i].rounds) t.rounds += value_of(set->line[i].rounds, &v);
-    return t;
+        if (set->line[i].rounds) template.rounds += value_of(set->line[i].rounds, &variables);
+    return template;
 }
 
 typedef struct {
     const mth__rule_line *line;
     mth__formula let, when, each, where, peer, from, to;
 } compiled_line;
-static void compile(compiled_line *c, const mth__rule_line *line) {
-    c->line = line;
-    if (line->let) mth__formula_compile(&c->let, line->let);
-    if (line->when) mth__formula_compile(&c->when, line->when);
-    if (line->each) mth__formula_compile(&c->each, line->each);
-    if (line->where) mth__formula_compile(&c->where, line->where);
-    mth__formula_compile(&c->peer, line->peer);
-    mth__formula_compile(&c->from, line->from);
-    if (line->to) mth__formula_compile(&c->to, line->to);
+static void compile(compiled_line *compiled, const mth__rule_line *line) {
+    compiled->line = line;
+    if (line->let) mth__formula_compile(&compiled->let, line->let);
+    if (line->when) mth__formula_compile(&compiled->when, line->when);
+    if (line->each) mth__formula_compile(&compiled->each, line->each);
+    if (line->where) mth__formula_compile(&compiled->where, line->where);
+    mth__formula_compile(&compiled->peer, line->peer);
+    mth__formula_compile(&compiled->from, line->from);
+    if (line->to) mth__formula_compile(&compiled->to, line->to);
 }
 
-int mth__template_steps(mth__arena *arena, const mth__template *t, int rank, mth__step **out) {
+int mth__template_steps(mth__arena *arena, const mth__template *template, int rank, mth__step **out) {
     VEC(mth__step) steps = {0};
-    mth__formula_variables v = mth__template_variables(t);
-    const mth__rule_set *set = mth__template_rules(t);
+    mth__formula_variables variables = mth__template_variables(template);
+    const mth__rule_set *set = mth__template_rules(template);
     compiled_line *line = NEW_ARRAY(arena, compiled_line, LINES);
     int lines = 0;
     for (; lines < LINES && set->line[lines].peer; lines++) compile(&line[lines], &set->line[lines]);
-    int *const j = &v.letter['j' - 'a'], *const k = &v.letter['k' - 'a'];
-    v.letter['r' - 'a'] = rank;
-    v.letter['g' - 'a'] = rank / v.letter['b' - 'a'];
-    v.letter['x' - 'a'] = rank % v.letter['b' - 'a'];
+    int *const j = &variables.letter['j' - 'a'], *const k = &variables.letter['k' - 'a'];
+    variables.letter['r' - 'a'] = rank;
+    variables.letter['g' - 'a'] = rank / variables.letter['b' - 'a'];
+    variables.letter['x' - 'a'] = rank % variables.letter['b' - 'a'];
     for (int first = 0, last, before = 0; first < lines; first = last) {
         for (last = first + 1; last < lines && !set->line[last].rounds;) last++;
-        int rounds = value_of(set->line[first].rounds, &v);
+        int rounds = value_of(set->line[first].rounds, &variables);
         for (*k = 1; *k <= rounds; ++*k)
             for (int i = first; i < last; i++) {
-                const compiled_line *c = &line[i];
-                if (c->line->let) v.letter['d' - 'a'] = mth__formula_value(&c->let, &v);
-                if (c->line->when && !mth__formula_value(&c->when, &v)) continue;
-                int each = c->line->each ? mth__formula_value(&c->each, &v) : 1;
+                const compiled_line *compiled = &line[i];
+                if (compiled->line->let) variables.letter['d' - 'a'] = mth__formula_value(&compiled->let, &variables);
+                if (compiled->line->when && !mth__formula_value(&compiled->when, &variables)) continue;
+                int each = compiled->line->each ? mth__formula_value(&compiled->each, &variables) : 1;
                 for (*j = 0; *j < each; ++*j) {
-                    if (c->line->where && !mth__formula_value(&c->where, &v)) continue;
-                    mth__step s = {.round = before + *k - 1,
-                        .peer = (int16_t)mth__formula_value(&c->peer, &v),
-                        .reduce = c->line->reduce};
-                    s.from_chunk = (int16_t)mth__formula_value(&c->from, &v);
-                    s.to_chunk = c->line->to ? (int16_t)mth__formula_value(&c->to, &v) : s.from_chunk;
-                    PUSH(arena, steps, s);
+                    if (compiled->line->where && !mth__formula_value(&compiled->where, &variables)) continue;
+                    mth__step step = {.round = before + *k - 1,
+                        .peer = (int16_t)mth__formula_value(&compiled->peer, &variables),
+                        .reduce = compiled->line->reduce};
+                    step.from_chunk = (int16_t)mth__formula_value(&compiled->from, &variables);
+                    step.to_chunk =
+                        compiled->line->to ? (int16_t)mth__formula_value(&compiled->to, &variables) : step.from_chunk;
+                    PUSH(arena, steps, step);
                 }
             }
         before += rounds;
@@ -269,44 +270,45 @@ int mth__template_steps(mth__arena *arena, const mth__template *t, int rank, mth
 }
 
 /* Of one line on one rank that takes part in all its rounds. */
-static int64_t line_size(const mth__rule_line *line, mth__formula_variables v, int rounds) {
+static int64_t line_size(const mth__rule_line *line, mth__formula_variables variables, int rounds) {
     int64_t steps = 0;
     for (int k = 1; k <= rounds; k++) {
-        v.letter['k' - 'a'] = k;
-        if (line->let) v.letter['d' - 'a'] = value_of(line->let, &v);
-        steps += line->each ? value_of(line->each, &v) : 1;
+        variables.letter['k' - 'a'] = k;
+        if (line->let) variables.letter['d' - 'a'] = value_of(line->let, &variables);
+        steps += line->each ? value_of(line->each, &variables) : 1;
     }
     return steps;
 }
 
-int64_t mth__template_size(const mth__template *t) {
-    mth__formula_variables v = mth__template_variables(t);
-    const mth__rule_set *set = mth__template_rules(t);
+int64_t mth__template_size(const mth__template *template) {
+    mth__formula_variables variables = mth__template_variables(template);
+    const mth__rule_set *set = mth__template_rules(template);
     int64_t steps = 0;
     for (int i = 0, rounds = 0; i < LINES && set->line[i].peer; i++) {
-        if (set->line[i].rounds) rounds = value_of(set->line[i].rounds, &v);
-        steps += line_size(&set->line[i], v, rounds);
+        if (set->line[i].rounds) rounds = value_of(set->line[i].rounds, &variables);
+        steps += line_size(&set->line[i], variables, rounds);
     }
-    return steps * t->n;
+    return steps * template->n;
 }
 
 void mth__template_trace(
-    mth__arena *arena, const mth__template *t, mth__step *const *steps, const int *count, mth__box_name **out) {
-    size_t n = (size_t)t->n, chunks = (size_t)t->chunks;
+    mth__arena *arena, const mth__template *template, mth__step *const *steps, const int *count, mth__box_name **out) {
+    size_t n = (size_t)template->n, chunks = (size_t)template->chunks;
     mth__box_name *held = NEW_ARRAY(arena, mth__box_name, n * chunks),
                   *next = NEW_ARRAY(arena, mth__box_name, n * chunks);
     int *at = NEW_ARRAY(arena, int, n);
-    for (size_t r = 0; r < n; r++) {
-        out[r] = NEW_ARRAY(arena, mth__box_name, count[r]);
-        for (size_t c = 0; c < chunks; c++) held[r * chunks + c] = (mth__box_name){(int16_t)r, (int16_t)c};
+    for (size_t rank = 0; rank < n; rank++) {
+        out[rank] = NEW_ARRAY(arena, mth__box_name, count[rank]);
+        for (size_t chunk = 0; chunk < chunks; chunk++)
+            held[rank * chunks + chunk] = (mth__box_name){(int16_t)rank, (int16_t)chunk};
     }
-    for (int round = 0; round < t->rounds; round++) {
+    for (int round = 0; round < template->rounds; round++) {
         for (size_t i = 0; i < n * chunks; i++) next[i] = held[i];
-        for (size_t r = 0; r < n; r++)
-            for (; at[r] < count[r] && steps[r][at[r]].round == round; at[r]++) {
-                mth__step s = steps[r][at[r]];
-                out[r][at[r]] = next[r * chunks + (size_t)s.to_chunk] =
-                    held[(size_t)s.peer * chunks + (size_t)s.from_chunk];
+        for (size_t rank = 0; rank < n; rank++)
+            for (; at[rank] < count[rank] && steps[rank][at[rank]].round == round; at[rank]++) {
+                mth__step step = steps[rank][at[rank]];
+                out[rank][at[rank]] = next[rank * chunks + (size_t)step.to_chunk] =
+                    held[(size_t)step.peer * chunks + (size_t)step.from_chunk];
             }
         mth__box_name *swap = held;
         held = next;
@@ -316,9 +318,10 @@ void mth__template_trace(
 
 mth__known_template *mth__template_known(mth__templates *all, mth__channel_kind kind, mth__algorithm algorithm, int n) {
     for (mth__known_template *known = all->first; known; known = known->next)
-        if (known->t.kind == kind && known->t.algorithm == algorithm && known->t.n == n) return known;
+        if (known->template.kind == kind && known->template.algorithm == algorithm && known->template.n == n)
+            return known;
     mth__known_template *known = NEW(all->arena, mth__known_template);
-    known->t = mth__template_get(kind, algorithm, n);
+    known->template = mth__template_get(kind, algorithm, n);
     known->step = NEW_ARRAY(all->arena, mth__step *, n);
     known->count = NEW_ARRAY(all->arena, int, n);
     known->next = all->first;
@@ -327,20 +330,21 @@ mth__known_template *mth__template_known(mth__templates *all, mth__channel_kind 
 }
 
 void mth__template_know_rank(mth__templates *all, mth__known_template *known, int rank) {
-    if (!known->step[rank]) known->count[rank] = mth__template_steps(all->arena, &known->t, rank, &known->step[rank]);
+    if (!known->step[rank])
+        known->count[rank] = mth__template_steps(all->arena, &known->template, rank, &known->step[rank]);
 }
 
 void mth__template_know_all(mth__templates *all, mth__known_template *known) {
-    for (int rank = 0; rank < known->t.n; rank++) mth__template_know_rank(all, known, rank);
-    if (known->t.kind != MTH__ALL_TO_ALL || known->box) return;
-    known->box = NEW_ARRAY(all->arena, mth__box_name *, known->t.n);
-    mth__template_trace(all->arena, &known->t, known->step, known->count, known->box);
+    for (int rank = 0; rank < known->template.n; rank++) mth__template_know_rank(all, known, rank);
+    if (known->template.kind != MTH__ALL_TO_ALL || known->box) return;
+    known->box = NEW_ARRAY(all->arena, mth__box_name *, known->template.n);
+    mth__template_trace(all->arena, &known->template, known->step, known->count, known->box);
 }
 
-int64_t mth__template_scratch(const mth__template *t, int64_t operand_bytes, int64_t largest_box_bytes) {
-    if (t->n == 1 || t->algorithm == MTH__DIRECT) return 0;
-    if (t->kind == MTH__REDUCE_SCATTER) return operand_bytes;
-    return t->kind == MTH__ALL_TO_ALL ? mth__size_product(2 * (int64_t)t->n, largest_box_bytes) : 0;
+int64_t mth__template_scratch(const mth__template *template, int64_t operand_bytes, int64_t largest_box_bytes) {
+    if (template->n == 1 || template->algorithm == MTH__DIRECT) return 0;
+    if (template->kind == MTH__REDUCE_SCATTER) return operand_bytes;
+    return template->kind == MTH__ALL_TO_ALL ? mth__size_product(2 * (int64_t)template->n, largest_box_bytes) : 0;
 }
 
 void mth__chunk_range(int64_t elements, int chunks, int chunk, int64_t *start, int64_t *size) {

@@ -50,7 +50,7 @@ void mth__template_trace(
 /* Templates in use, and the steps of the ranks that were asked for, each made once. Empty: {arena}. */
 typedef struct mth__known_template {
     struct mth__known_template *next;
-    mth__template t;
+    mth__template template;
     mth__step **step; /* by rank; NULL: not made yet */
     int *count;
     mth__box_name **box; /* all_to_all: mth__template_trace; NULL: not made yet */

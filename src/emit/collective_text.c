@@ -15,15 +15,15 @@ static void print_line(mth__text *text, const mth__rule_line *line, const char *
     mth__text_add(text, "\n");
 }
 
-void mth__template_print(mth__text *text, const mth__template *t) {
-    mth__formula_variables v = mth__template_variables(t);
-    const mth__rule_set *set = mth__template_rules(t);
-    const int a = v.letter[0], b = v.letter[1], l = v.letter['l' - 'a'];
-    mth__text_add(text, "%s %s, n = %d: %d round%s on %d chunk%s%s", mth__channel_names[t->kind],
-        mth__algorithm_names[t->algorithm], t->n, t->rounds, t->rounds == 1 ? "" : "s", t->chunks,
-        t->chunks == 1 ? "" : "s", t->double_buffer ? ", double-buffered" : "");
-    if (t->algorithm == MTH__TREE) mth__text_add(text, ", l = ceil(log2 n) = %d", l);
-    if (t->algorithm == MTH__HIERARCHICAL && a > 1)
+void mth__template_print(mth__text *text, const mth__template *template) {
+    mth__formula_variables variables = mth__template_variables(template);
+    const mth__rule_set *set = mth__template_rules(template);
+    const int a = variables.letter[0], b = variables.letter[1], levels = variables.letter['l' - 'a'];
+    mth__text_add(text, "%s %s, n = %d: %d round%s on %d chunk%s%s", mth__channel_names[template->kind],
+        mth__algorithm_names[template->algorithm], template->n, template->rounds, template->rounds == 1 ? "" : "s",
+        template->chunks, template->chunks == 1 ? "" : "s", template->double_buffer ? ", double-buffered" : "");
+    if (template->algorithm == MTH__TREE) mth__text_add(text, ", l = ceil(log2 n) = %d", levels);
+    if (template->algorithm == MTH__HIERARCHICAL && a > 1)
         mth__text_add(text, ", n = a * b = %d * %d, g = r div b, x = r mod b", a, b);
     mth__text_add(text, "\n");
     const char *rounds = "";

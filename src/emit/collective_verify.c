@@ -10,7 +10,7 @@ typedef struct {
     uint64_t *set; /* `words` for each */
 } slots;
 typedef struct {
-    const mth__template *t;
+    const mth__template *template;
     size_t words; /* of a set of ranks */
     /* as the round found them, as it leaves them; with one buffer the same: no round reads what it writes */
     slots old, next;
@@ -21,45 +21,45 @@ typedef struct {
 enum { NEVER = -2 }; /* a round before all others; -1 stands for what is there from the beginning */
 
 static slots slots_new(mth__arena *arena, const check *pass) {
-    const size_t n = (size_t)pass->t->n * (size_t)pass->t->chunks;
-    slots s = {NEW_ARRAY(arena, int, n), NEW_ARRAY(arena, int, n), NEW_ARRAY(arena, uint64_t, n * pass->words)};
-    for (size_t i = 0; i < n; i++) s.chunk[i] = -1, s.written[i] = NEVER;
-    return s;
+    const size_t n = (size_t)pass->template->n * (size_t)pass->template->chunks;
+    slots table = {NEW_ARRAY(arena, int, n), NEW_ARRAY(arena, int, n), NEW_ARRAY(arena, uint64_t, n * pass->words)};
+    for (size_t i = 0; i < n; i++) table.chunk[i] = -1, table.written[i] = NEVER;
+    return table;
 }
 static size_t slot_of(const check *pass, int rank, int chunk) {
-    return (size_t)rank * (size_t)pass->t->chunks + (size_t)chunk;
+    return (size_t)rank * (size_t)pass->template->chunks + (size_t)chunk;
 }
 
 /* The chunk that a slot holds after `round`; -1: it is undefined. */
-static int chunk_after(const check *pass, const slots *s, size_t at, int round) {
-    return pass->t->double_buffer && s->written[at] != round ? -1 : s->chunk[at];
+static int chunk_after(const check *pass, const slots *table, size_t at, int round) {
+    return pass->template->double_buffer && table->written[at] != round ? -1 : table->chunk[at];
 }
 
 static void begin(check *pass, mth__arena *arena) {
-    const mth__template *template = pass->t;
+    const mth__template *template = pass->template;
     pass->old = slots_new(arena, pass);
     pass->next = template->double_buffer ? slots_new(arena, pass) : pass->old;
-    for (int r = 0; r < template->n; r++)
+    for (int rank = 0; rank < template->n; rank++)
         for (int k = 0; k < template->chunks; k++) {
-            size_t at = slot_of(pass, r, k);
-            if (template->kind == MTH__ALL_GATHER ? k != r : template->kind == MTH__BROADCAST && r > 0) continue;
+            size_t at = slot_of(pass, rank, k);
+            if (template->kind == MTH__ALL_GATHER ? k != rank : template->kind == MTH__BROADCAST && rank > 0) continue;
             pass->old.chunk[at] = k;
             pass->old.written[at] = -1;
-            pass->old.set[at * pass->words + (size_t)r / 64] |= (uint64_t)1 << r % 64;
+            pass->old.set[at * pass->words + (size_t)rank / 64] |= (uint64_t)1 << rank % 64;
         }
 }
 
 /* The ranks whose contributions slot k of rank r has in the end: all, or one of them (-1: undefined by the contract);
  * and the chunk. */
-static bool expected(const mth__template *template, int r, int k, int *chunk, int *only) {
+static bool expected(const mth__template *template, int rank, int k, int *chunk, int *only) {
     *chunk = k;
     *only = -1;
     switch (template->kind) {
-    case MTH__REDUCE_SCATTER: return k == r;
+    case MTH__REDUCE_SCATTER: return k == rank;
     case MTH__ALL_GATHER: *only = k; return true;
     case MTH__BROADCAST: *only = 0; return true;
     case MTH__ALL_TO_ALL:
-        *chunk = r;
+        *chunk = rank;
         *only = k;
         return true;
     default: return true;
@@ -67,37 +67,40 @@ static bool expected(const mth__template *template, int r, int k, int *chunk, in
 }
 
 #define BAD(...)                                                                                                       \
-    return INTERNAL("collective %s, algorithm %s, %d ranks: " FIRST(__VA_ARGS__), mth__channel_names[pass->t->kind],   \
-        mth__algorithm_names[pass->t->algorithm], pass->t->n, REST(__VA_ARGS__))
+    return INTERNAL("collective %s, algorithm %s, %d ranks: " FIRST(__VA_ARGS__),                                      \
+        mth__channel_names[pass->template->kind], mth__algorithm_names[pass->template->algorithm], pass->template->n,  \
+        REST(__VA_ARGS__))
 #define FIRST(format, ...) format
 #define REST(format, ...) __VA_ARGS__
 
-static mth_status step_check(check *pass, int rank, mth__step s) {
-    const mth__template *template = pass->t;
-    if (s.peer < 0 || s.peer >= template->n || s.from_chunk < 0 || s.from_chunk >= template->chunks)
-        BAD("round %d of rank %d pulls chunk %d of rank %d into %d", s.round, rank, s.from_chunk, s.peer, s.to_chunk);
-    const size_t from = slot_of(pass, s.peer, s.from_chunk), to = slot_of(pass, rank, s.to_chunk);
+static mth_status step_check(check *pass, int rank, mth__step step) {
+    const mth__template *template = pass->template;
+    if (step.peer < 0 || step.peer >= template->n || step.from_chunk < 0 || step.from_chunk >= template->chunks)
+        BAD("round %d of rank %d pulls chunk %d of rank %d into %d", step.round, rank, step.from_chunk, step.peer,
+            step.to_chunk);
+    const size_t from = slot_of(pass, step.peer, step.from_chunk), to = slot_of(pass, rank, step.to_chunk);
     const int chunk = chunk_after(pass, &pass->old, from, pass->round - 1);
     if (chunk < 0)
-        BAD("in round %d rank %d reads chunk %d of rank %d, which is undefined", s.round, rank, s.from_chunk, s.peer);
+        BAD("in round %d rank %d reads chunk %d of rank %d, which is undefined", step.round, rank, step.from_chunk,
+            step.peer);
     if (!template->double_buffer && pass->old.written[from] == pass->round)
-        BAD("in round %d rank %d reads chunk %d of rank %d, which is overwritten in that round", s.round, rank,
-            s.from_chunk, s.peer);
+        BAD("in round %d rank %d reads chunk %d of rank %d, which is overwritten in that round", step.round, rank,
+            step.from_chunk, step.peer);
     const uint64_t *read = pass->old.set + from * pass->words;
     uint64_t *set = pass->next.set + to * pass->words;
-    if (!s.reduce) {
+    if (!step.reduce) {
         if (pass->changed[to] == pass->round)
-            BAD("in round %d rank %d writes chunk %d twice", s.round, rank, s.to_chunk);
+            BAD("in round %d rank %d writes chunk %d twice", step.round, rank, step.to_chunk);
         pass->next.chunk[to] = chunk;
         pass->next.written[to] = pass->round;
         memcpy(set, read, pass->words * sizeof *set);
     } else {
         const int sum = chunk_after(pass, &pass->next, to, pass->round);
-        if (sum != chunk) BAD("in round %d rank %d adds chunk %d to chunk %d", s.round, rank, chunk, sum);
-        for (size_t w = 0; w < pass->words; w++) {
-            if (set[w] & read[w])
-                BAD("in round %d rank %d adds a contribution to chunk %d again", s.round, rank, s.to_chunk);
-            set[w] |= read[w];
+        if (sum != chunk) BAD("in round %d rank %d adds chunk %d to chunk %d", step.round, rank, chunk, sum);
+        for (size_t word = 0; word < pass->words; word++) {
+            if (set[word] & read[word])
+                BAD("in round %d rank %d adds a contribution to chunk %d again", step.round, rank, step.to_chunk);
+            set[word] |= read[word];
         }
     }
     pass->changed[to] = pass->round;
@@ -106,25 +109,25 @@ static mth_status step_check(check *pass, int rank, mth__step s) {
 
 /* Are the contributions those of all ranks, or of one alone? */
 static bool is_set(const check *pass, const uint64_t *set, int only) {
-    for (size_t w = 0; w < pass->words; w++) {
-        const int n = pass->t->n - 64 * (int)w;
+    for (size_t word = 0; word < pass->words; word++) {
+        const int n = pass->template->n - 64 * (int)word;
         uint64_t all = n >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1;
-        uint64_t one = only >= 0 && (size_t)only / 64 == w ? (uint64_t)1 << only % 64 : 0;
-        if (set[w] != (only < 0 ? all : one)) return false;
+        uint64_t one = only >= 0 && (size_t)only / 64 == word ? (uint64_t)1 << only % 64 : 0;
+        if (set[word] != (only < 0 ? all : one)) return false;
     }
     return true;
 }
 
 static mth_status end_check(const check *pass) {
-    const mth__template *template = pass->t;
-    for (int r = 0; r < template->n; r++)
+    const mth__template *template = pass->template;
+    for (int rank = 0; rank < template->n; rank++)
         for (int k = 0; k < template->chunks; k++) {
             int chunk, only;
-            if (!expected(template, r, k, &chunk, &only)) continue;
-            size_t at = slot_of(pass, r, k);
+            if (!expected(template, rank, k, &chunk, &only)) continue;
+            size_t at = slot_of(pass, rank, k);
             if (chunk_after(pass, &pass->old, at, template->rounds - 1) != chunk ||
                 !is_set(pass, pass->old.set + at * pass->words, only))
-                BAD("rank %d ends with a wrong chunk %d", r, k);
+                BAD("rank %d ends with a wrong chunk %d", rank, k);
         }
     return NULL;
 }
@@ -137,22 +140,22 @@ mth_status mth__template_verify_steps(
     begin(pass, arena);
     for (size_t i = 0; i < n; i++) pass->changed[i] = NEVER;
     for (; pass->round < template->rounds; pass->round++) {
-        for (int r = 0; r < template->n; r++)
-            for (int i = at[r]; i < count[r] && steps[r][i].round == pass->round; i++) {
-                const int to = steps[r][i].to_chunk;
-                if (to < 0 || to >= template->chunks) BAD("rank %d writes chunk %d", r, to);
-                if (!template->double_buffer) pass->old.written[slot_of(pass, r, to)] = pass->round;
+        for (int rank = 0; rank < template->n; rank++)
+            for (int i = at[rank]; i < count[rank] && steps[rank][i].round == pass->round; i++) {
+                const int to = steps[rank][i].to_chunk;
+                if (to < 0 || to >= template->chunks) BAD("rank %d writes chunk %d", rank, to);
+                if (!template->double_buffer) pass->old.written[slot_of(pass, rank, to)] = pass->round;
             }
-        for (int r = 0; r < template->n; r++)
-            for (; at[r] < count[r] && steps[r][at[r]].round == pass->round; at[r]++)
-                TRY(step_check(pass, r, steps[r][at[r]]));
+        for (int rank = 0; rank < template->n; rank++)
+            for (; at[rank] < count[rank] && steps[rank][at[rank]].round == pass->round; at[rank]++)
+                TRY(step_check(pass, rank, steps[rank][at[rank]]));
         slots swap = pass->old;
         pass->old = pass->next;
         pass->next = swap;
     }
-    for (int r = 0; r < template->n; r++)
-        if (at[r] != count[r])
-            BAD("rank %d has steps out of the order of rounds, or after the last one (%d)", r, template->rounds);
+    for (int rank = 0; rank < template->n; rank++)
+        if (at[rank] != count[rank])
+            BAD("rank %d has steps out of the order of rounds, or after the last one (%d)", rank, template->rounds);
     return end_check(pass);
 }
 
@@ -161,9 +164,10 @@ static mth_status verify(void *argument) {
     mth__arena *arena = mth__arena_new();
     mth__step **steps = NEW_ARRAY(arena, mth__step *, template->n);
     int *count = NEW_ARRAY(arena, int, template->n);
-    for (int r = 0; r < template->n; r++) count[r] = mth__template_steps(arena, template, r, &steps[r]);
-    mth_status s = mth__template_verify_steps(arena, template, steps, count);
+    for (int rank = 0; rank < template->n; rank++)
+        count[rank] = mth__template_steps(arena, template, rank, &steps[rank]);
+    mth_status status = mth__template_verify_steps(arena, template, steps, count);
     mth__arena_free(arena);
-    return s;
+    return status;
 }
-mth_status mth__template_verify(const mth__template *t) { return mth__guard(verify, (void *)t); }
+mth_status mth__template_verify(const mth__template *template) { return mth__guard(verify, (void *)template); }

@@ -21,8 +21,8 @@ mth_status mth__emit_program(
 /* waits.c. Puts a WAIT behind every SEND of the role and all that is started. */
 void mth__emit_waits(mth__program *, mth__role *);
 
-/* The value whose bytes value v of the role is made of: itself, or the base of an ALIAS. */
-static inline int mth__base_of(const mth__role *r, int v) {
-    return r->value.at[v].storage == MTH__IN_ALIAS ? r->value.at[v].index : v;
+/* The value whose bytes a value of the role is made of: itself, or the base of an ALIAS. */
+static inline int mth__base_of(const mth__role *role, int number) {
+    return role->value.at[number].storage == MTH__IN_ALIAS ? role->value.at[number].index : number;
 }
 #endif

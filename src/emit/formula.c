@@ -9,94 +9,95 @@ typedef struct {
     const char *at;
 } formula_parser;
 
-static void emit(formula_parser *p, char op, int value) {
-    assert(p->to->n < (int)(sizeof p->to->code / sizeof *p->to->code));
-    p->to->code[p->to->n].op = op;
-    p->to->code[p->to->n++].value = value;
+static void emit(formula_parser *parser, char op, int value) {
+    assert(parser->to->n < (int)(sizeof parser->to->code / sizeof *parser->to->code));
+    parser->to->code[parser->to->n].op = op;
+    parser->to->code[parser->to->n++].value = value;
 }
-static bool accept(formula_parser *p, const char *word) {
-    while (*p->at == ' ') p->at++;
+static bool accept(formula_parser *parser, const char *word) {
+    while (*parser->at == ' ') parser->at++;
     size_t n = strlen(word);
-    if (strncmp(p->at, word, n) || (isalpha((unsigned char)word[0]) && isalpha((unsigned char)p->at[n]))) return false;
-    p->at += n;
+    if (strncmp(parser->at, word, n) || (isalpha((unsigned char)word[0]) && isalpha((unsigned char)parser->at[n])))
+        return false;
+    parser->at += n;
     return true;
 }
 
-static void either(formula_parser *p);
-static void atom(formula_parser *p) {
-    if (accept(p, "(")) {
-        either(p);
-        bool closed = accept(p, ")");
+static void either(formula_parser *parser);
+static void atom(formula_parser *parser) {
+    if (accept(parser, "(")) {
+        either(parser);
+        bool closed = accept(parser, ")");
         assert(closed);
         (void)closed;
-    } else if (isdigit((unsigned char)*p->at)) {
+    } else if (isdigit((unsigned char)*parser->at)) {
         int value = 0;
-        while (isdigit((unsigned char)*p->at)) value = value * 10 + *p->at++ - '0';
-        emit(p, 'c', value);
+        while (isdigit((unsigned char)*parser->at)) value = value * 10 + *parser->at++ - '0';
+        emit(parser, 'c', value);
     } else {
-        assert(islower((unsigned char)*p->at));
-        emit(p, 'v', *p->at++ - 'a');
+        assert(islower((unsigned char)*parser->at));
+        emit(parser, 'v', *parser->at++ - 'a');
     }
 }
-static void power(formula_parser *p) {
-    atom(p);
-    if (accept(p, "^")) {
-        atom(p);
-        emit(p, '^', 0);
+static void power(formula_parser *parser) {
+    atom(parser);
+    if (accept(parser, "^")) {
+        atom(parser);
+        emit(parser, '^', 0);
     }
 }
-static void term(formula_parser *p) {
-    power(p);
+static void term(formula_parser *parser) {
+    power(parser);
     for (;;) {
-        char op = accept(p, "*") ? '*' : accept(p, "div") ? '/' : accept(p, "mod") ? '%' : 0;
+        char op = accept(parser, "*") ? '*' : accept(parser, "div") ? '/' : accept(parser, "mod") ? '%' : 0;
         if (!op) return;
-        power(p);
-        emit(p, op, 0);
+        power(parser);
+        emit(parser, op, 0);
     }
 }
-static void sum(formula_parser *p) {
-    term(p);
+static void sum(formula_parser *parser) {
+    term(parser);
     for (;;) {
-        char op = accept(p, "+") ? '+' : accept(p, "-") ? '-' : 0;
+        char op = accept(parser, "+") ? '+' : accept(parser, "-") ? '-' : 0;
         if (!op) return;
-        term(p);
-        emit(p, op, 0);
+        term(parser);
+        emit(parser, op, 0);
     }
 }
-static void comparison(formula_parser *p) {
-    sum(p);
-    char op = accept(p, "!=") ? '!'
-        : accept(p, "<=")     ? 'l'
-        : accept(p, ">=")     ? 'g'
-        : accept(p, "=")      ? '='
-        : accept(p, "<")      ? '<'
-        : accept(p, ">")      ? '>'
-                              : 0;
+static void comparison(formula_parser *parser) {
+    sum(parser);
+    char op = accept(parser, "!=") ? '!'
+        : accept(parser, "<=")     ? 'l'
+        : accept(parser, ">=")     ? 'g'
+        : accept(parser, "=")      ? '='
+        : accept(parser, "<")      ? '<'
+        : accept(parser, ">")      ? '>'
+                                   : 0;
     if (op) {
-        sum(p);
-        emit(p, op, 0);
+        sum(parser);
+        emit(parser, op, 0);
     }
 }
-static void both(formula_parser *p) {
-    comparison(p);
-    while (accept(p, "and")) {
-        comparison(p);
-        emit(p, '&', 0);
+static void both(formula_parser *parser) {
+    comparison(parser);
+    while (accept(parser, "and")) {
+        comparison(parser);
+        emit(parser, '&', 0);
     }
 }
-static void either(formula_parser *p) {
-    both(p);
-    while (accept(p, "or")) {
-        both(p);
-        emit(p, '|', 0);
+static void either(formula_parser *parser) {
+    both(parser);
+    while (accept(parser, "or")) {
+        both(parser);
+        emit(parser, '|', 0);
     }
 }
 
-void mth__formula_compile(mth__formula *f, const char *text) {
-    formula_parser p = {f, text};
-    f->n = 0;
-    either(&p);
-    assert(!*p.at);
+void mth__formula_compile(mth__formula *formula, const char *text) {
+    formula_parser parser = {formula, text};
+    formula->n = 0;
+    either(&parser);
+    assert(!*parser.at);
 }
 
 static int floor_mod(int a, int b) { return (a % b + b) % b; }
@@ -116,20 +117,20 @@ static int apply(char op, int a, int b) {
     case '&': return a && b;
     case '|': return a || b;
     default: { /* ^ */
-        int v = 1;
-        while (b-- > 0) v *= a;
-        return v;
+        int power = 1;
+        while (b-- > 0) power *= a;
+        return power;
     }
     }
 }
-int mth__formula_value(const mth__formula *f, const mth__formula_variables *v) {
+int mth__formula_value(const mth__formula *formula, const mth__formula_variables *variables) {
     int stack[16], top = 0;
-    for (int i = 0; i < f->n; i++) {
-        char op = f->code[i].op;
+    for (int i = 0; i < formula->n; i++) {
+        char op = formula->code[i].op;
         if (op == 'c')
-            stack[top++] = f->code[i].value;
+            stack[top++] = formula->code[i].value;
         else if (op == 'v')
-            stack[top++] = v->letter[f->code[i].value];
+            stack[top++] = variables->letter[formula->code[i].value];
         else {
             top--;
             stack[top - 1] = apply(op, stack[top - 1], stack[top]);

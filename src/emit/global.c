@@ -6,13 +6,13 @@ static mth_status check_place(const mth__graph *graph, const mth__node *node, co
     if (on == graph->mesh->whole) return NULL;
     char where[256];
     mth__placement_write(where, sizeof where, on);
-    mth_status s = FAIL(MTH_ERROR_UNSUPPORTED,
+    mth_status status = FAIL(MTH_ERROR_UNSUPPORTED,
         F("%s runs on %s, and a partitioner's program runs on the whole mesh", node->op->name, where),
         F("use mesh_context='mpmd', which gives each device a program of its own, or take the device or stage from the "
           "operator"));
-    s = mth__error_source(
-        mth__error_operator(s, node->label.module ? node->label.module : node->op->name), node->label.source);
-    return mth__error_tensor(s, mth__value_text(node->out[0]));
+    status = mth__error_source(
+        mth__error_operator(status, node->label.module ? node->label.module : node->op->name), node->label.source);
+    return mth__error_tensor(status, mth__value_text(node->out[0]));
 }
 
 mth_status mth__emit_global(mth__arena *arena, const mth__graph *graph, mth__program **out) {

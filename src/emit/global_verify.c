@@ -11,23 +11,24 @@ static bool same_as(const mth__program_value *value, mth_dtype dtype, mth__shape
         mth__sharding_equal(&value->sharding, sharding, shape.rank);
 }
 
-static mth_status check_place(mth__verification *proof, int x) {
-    const mth__program_value *value = &proof->role->value.at[x];
+static mth_status check_place(mth__verification *proof, int number) {
+    const mth__program_value *value = &proof->role->value.at[number];
     const int index = value->index;
     switch (value->storage) {
     case MTH__IN_SLAB: return NULL;
     case MTH__IN_ENTRY: {
-        const mth__entry *e =
+        const mth__entry *entry =
             index >= 0 && (size_t)index < proof->program->entry.n ? &proof->program->entry.at[index] : NULL;
-        if (e && same_as(value, e->dtype, e->shape, &e->sharding)) return NULL;
-        return mth__refuse(proof, -1, x, F("%s is not what entry %d is", value->name, index));
+        if (entry && same_as(value, entry->dtype, entry->shape, &entry->sharding)) return NULL;
+        return mth__refuse(proof, -1, number, F("%s is not what entry %d is", value->name, index));
     }
     case MTH__IN_EXIT: {
-        const mth__exit *e =
+        const mth__exit *exit =
             index >= 0 && (size_t)index < proof->program->exit.n ? &proof->program->exit.at[index] : NULL;
-        if (!e || !same_as(value, e->dtype, e->shape, &e->sharding))
-            return mth__refuse(proof, -1, x, F("%s is not what exit %d is", value->name, index));
-        if (proof->left[index]++) return mth__refuse(proof, -1, x, F("exit %d, %s, has two values", index, e->name));
+        if (!exit || !same_as(value, exit->dtype, exit->shape, &exit->sharding))
+            return mth__refuse(proof, -1, number, F("%s is not what exit %d is", value->name, index));
+        if (proof->left[index]++)
+            return mth__refuse(proof, -1, number, F("exit %d, %s, has two values", index, exit->name));
         return NULL;
     }
     case MTH__IN_ALIAS: {
@@ -36,23 +37,23 @@ static mth_status check_place(mth__verification *proof, int x) {
         if (base && base->storage != MTH__IN_ALIAS && base->dtype == value->dtype && base->bytes == value->bytes &&
             value->offset == 0)
             return NULL;
-        return mth__refuse(proof, -1, x, F("%s is no view of all of another value", value->name));
+        return mth__refuse(proof, -1, number, F("%s is no view of all of another value", value->name));
     }
-    default: return mth__refuse(proof, -1, x, F("%s lies where a partitioner's program has nothing", value->name));
+    default: return mth__refuse(proof, -1, number, F("%s lies where a partitioner's program has nothing", value->name));
     }
 }
 
-static mth_status check_value(mth__verification *proof, int x) {
-    const mth__program_value *value = &proof->role->value.at[x];
+static mth_status check_value(mth__verification *proof, int number) {
+    const mth__program_value *value = &proof->role->value.at[number];
     mth_status bad = mth__shape_check(value->shape, value->dtype);
     if (!bad) bad = mth__sharding_check(&value->sharding, value->shape);
-    if (bad) return mth__refuse_for(proof, -1, x, bad);
+    if (bad) return mth__refuse_for(proof, -1, number, bad);
     if (value->sharding.on != proof->program->mesh->whole)
-        return mth__refuse(proof, -1, x, F("%s lies on a part of the mesh", value->name));
+        return mth__refuse(proof, -1, number, F("%s lies on a part of the mesh", value->name));
     if (!mth__shape_equal(value->local, value->shape) ||
         value->bytes != mth__shape_size(value->shape) * (int64_t)mth_dtype_size(value->dtype))
-        return mth__refuse(proof, -1, x, F("%s has not its global shape", value->name));
-    return check_place(proof, x);
+        return mth__refuse(proof, -1, number, F("%s has not its global shape", value->name));
+    return check_place(proof, number);
 }
 
 static mth_status verify(mth__verification *proof) {
@@ -67,7 +68,7 @@ static mth_status verify(mth__verification *proof) {
     for (size_t i = 0; i < program->exit.n; i++)
         if (program->exit.at[i].sharding.partial)
             return mth__refuse(proof, -1, -1, F("exit %zu, %s, is a partial sum", i, program->exit.at[i].name));
-    for (int x = 0; x < (int)proof->role->value.n; x++) TRY(check_value(proof, x));
+    for (int number = 0; number < (int)proof->role->value.n; number++) TRY(check_value(proof, number));
     for (int i = 0; i < (int)proof->role->instr.n; i++)
         if (proof->role->instr.at[i].kind != MTH__COMPUTE || proof->role->instr.at[i].stream)
             return mth__refuse(proof, i, -1, F("a partitioner's program computes, and nothing else"));
@@ -75,9 +76,9 @@ static mth_status verify(mth__verification *proof) {
     bool *written = NEW_ARRAY(proof->arena, bool, proof->role->value.n);
     for (size_t i = 0; i < proof->role->instr.n; i++)
         for (int j = 0; j < proof->role->instr.at[i].nout; j++) written[proof->role->instr.at[i].out[j]] = true;
-    for (int x = 0; x < (int)proof->role->value.n; x++)
-        if (proof->role->value.at[x].storage == MTH__IN_EXIT && !written[x])
-            return mth__refuse(proof, -1, x, F("nothing writes exit %d", proof->role->value.at[x].index));
+    for (int number = 0; number < (int)proof->role->value.n; number++)
+        if (proof->role->value.at[number].storage == MTH__IN_EXIT && !written[number])
+            return mth__refuse(proof, -1, number, F("nothing writes exit %d", proof->role->value.at[number].index));
     for (size_t i = 0; i < program->exit.n; i++)
         if (!proof->left[i])
             return mth__refuse(proof, -1, -1, F("nothing writes exit %zu, %s", i, program->exit.at[i].name));
@@ -87,7 +88,7 @@ static mth_status verify(mth__verification *proof) {
 mth_status mth__global_verify(const mth__program *program) {
     mth__verification proof = {.arena = mth__arena_new(), .program = program, .global = true};
     mth__arena *arena = proof.arena;
-    mth_status s = verify(&proof);
+    mth_status status = verify(&proof);
     mth__arena_free(arena);
-    return s;
+    return status;
 }

@@ -81,30 +81,31 @@ static bool is_successor(const mth__program *program, const mth__program_value *
  * the same block, and no operand lies otherwise in it. */
 static bool may_lie_on(const layout *pass, int i, int result, int operand) {
     const mth__role *role = pass->role;
-    const mth__instr *k = &role->instr.at[i];
+    const mth__instr *instruction = &role->instr.at[i];
     const mth__program_value *in = &role->value.at[operand], *out = &role->value.at[result];
-    int base = mth__base_of(role, operand), b = pass->block_of[base];
+    int base = mth__base_of(role, operand), other = pass->block_of[base];
     /* the operand of a successor would lie in the entry's bytes while that is still read */
     if (out->storage == MTH__IN_OWN || is_successor(pass->program, out)) return false;
-    if (b < 0 || pass->block.at[b].exit >= 0 || pass->block.at[b].written == i || in->dtype != out->dtype ||
+    if (other < 0 || pass->block.at[other].exit >= 0 || pass->block.at[other].written == i || in->dtype != out->dtype ||
         in->bytes != out->bytes || in->bytes != role->value.at[base].bytes)
         return false;
-    if (mth__is_started(k)) {
-        if (pass->touched[base] != i || pass->holders[base] != 1 || pass->block.at[b].last != pass->wait[i])
+    if (mth__is_started(instruction)) {
+        if (pass->touched[base] != i || pass->holders[base] != 1 || pass->block.at[other].last != pass->wait[i])
             return false;
-    } else if (pass->block.at[b].last != i) {
+    } else if (pass->block.at[other].last != i) {
         return false;
     }
-    for (int j = 0; j < k->nin; j++)
-        if (pass->block_of[mth__base_of(role, k->in[j])] == b && role->value.at[k->in[j]].bytes != in->bytes)
+    for (int j = 0; j < instruction->nin; j++)
+        if (pass->block_of[mth__base_of(role, instruction->in[j])] == other &&
+            role->value.at[instruction->in[j]].bytes != in->bytes)
             return false;
     return true;
 }
 
-static void new_block(layout *pass, int v, int i, int last) {
-    const mth__program_value *value = &pass->role->value.at[v];
+static void new_block(layout *pass, int number, int i, int last) {
+    const mth__program_value *value = &pass->role->value.at[number];
     if (value->storage != MTH__IN_SLAB || value->bytes == 0) return;
-    pass->block_of[v] = (int)pass->block.n;
+    pass->block_of[number] = (int)pass->block.n;
     PUSH(pass->scratch, pass->block,
         ((block){.first = i,
             .last = last,
@@ -114,10 +115,10 @@ static void new_block(layout *pass, int v, int i, int last) {
             .exit = -1}));
 }
 
-static void take_over(layout *pass, int v, int i, int onto) {
-    const mth__program_value *value = &pass->role->value.at[v];
-    pass->block_of[v] = onto;
-    pass->block.at[onto].last = last_of(pass, v);
+static void take_over(layout *pass, int number, int i, int onto) {
+    const mth__program_value *value = &pass->role->value.at[number];
+    pass->block_of[number] = onto;
+    pass->block.at[onto].last = last_of(pass, number);
     pass->block.at[onto].written = i;
     if (value->storage == MTH__IN_EXIT) pass->block.at[onto].exit = value->index;
 }
@@ -169,37 +170,38 @@ typedef struct {
     int exit, first;
     int64_t size;
     VEC(block *) in; /* by offset */
-} lender;
+} exit_lender;
 
 /* Of blocks by offset: the lowest at which nobody is in x's time. */
-static int64_t lowest_free(block *const *at, size_t n, const block *x) {
+static int64_t lowest_free(block *const *at, size_t n, const block *item) {
     int64_t offset = 0;
     for (size_t i = 0; i < n; i++) {
-        if (at[i]->last < x->first || at[i]->first > x->last) continue;
-        if (at[i]->offset >= offset + x->size) break;
+        if (at[i]->last < item->first || at[i]->first > item->last) continue;
+        if (at[i]->offset >= offset + item->size) break;
         if (at[i]->offset + at[i]->size > offset) offset = at[i]->offset + at[i]->size;
     }
     return offset;
 }
 
-static void insert(block **at, size_t n, block *x) { /* there is room for it */
-    for (; n > 0 && at[n - 1]->offset > x->offset; n--) at[n] = at[n - 1];
-    at[n] = x;
+static void insert(block **at, size_t n, block *item) { /* there is room for it */
+    for (; n > 0 && at[n - 1]->offset > item->offset; n--) at[n] = at[n - 1];
+    at[n] = item;
 }
 
 static int by_first(const void *a, const void *b) {
-    const lender *x = a, *y = b;
+    const exit_lender *x = a, *y = b;
     return x->first != y->first ? (x->first > y->first) - (x->first < y->first)
                                 : (x->exit > y->exit) - (x->exit < y->exit);
 }
 
 /* The exits of this role in the order in which they are written. */
-static int find_lenders(layout *pass, lender **out) {
+static int find_lenders(layout *pass, exit_lender **out) {
     const mth__role *role = pass->role;
     size_t exits = pass->program->exit.n;
-    lender *of = *out = NEW_ARRAY(pass->scratch, lender, exits);
+    exit_lender *of = *out = NEW_ARRAY(pass->scratch, exit_lender, exits);
     int n = 0;
-    for (size_t e = 0; e < exits; e++) of[e] = (lender){.exit = (int)e, .first = (int)role->instr.n};
+    for (size_t exit_number = 0; exit_number < exits; exit_number++)
+        of[exit_number] = (exit_lender){.exit = (int)exit_number, .first = (int)role->instr.n};
     for (int i = 0; i < (int)role->instr.n; i++)
         for (int j = 0; j < role->instr.at[i].nout; j++) {
             const mth__program_value *value = &role->value.at[role->instr.at[i].out[j]];
@@ -208,56 +210,56 @@ static int find_lenders(layout *pass, lender **out) {
             of[value->index].size = value->bytes;
         }
     /* taken over in place: the exit's bytes are the block's from its beginning */
-    for (size_t b = 0; b < pass->block.n; b++) {
-        const block *x = &pass->block.at[b];
-        if (x->exit >= 0 && of[x->exit].first > x->first) of[x->exit].first = x->first;
+    for (size_t block_number = 0; block_number < pass->block.n; block_number++) {
+        const block *item = &pass->block.at[block_number];
+        if (item->exit >= 0 && of[item->exit].first > item->first) of[item->exit].first = item->first;
     }
-    for (size_t e = 0; e < exits; e++)
-        if (of[e].size) of[n++] = of[e];
+    for (size_t exit_number = 0; exit_number < exits; exit_number++)
+        if (of[exit_number].size) of[n++] = of[exit_number];
     qsort(of, (size_t)n, sizeof *of, by_first);
     return n;
 }
 
-static bool borrow(layout *pass, lender *of, block *x) {
-    int64_t at = lowest_free(of->in.at, of->in.n, x);
-    if (at + x->size > of->size) return false;
-    x->offset = at;
-    x->exit = of->exit;
-    x->lent = true;
-    PUSH(pass->scratch, of->in, x);
-    insert(of->in.at, of->in.n - 1, x);
+static bool borrow(layout *pass, exit_lender *of, block *item) {
+    int64_t at = lowest_free(of->in.at, of->in.n, item);
+    if (at + item->size > of->size) return false;
+    item->offset = at;
+    item->exit = of->exit;
+    item->lent = true;
+    PUSH(pass->scratch, of->in, item);
+    insert(of->in.at, of->in.n - 1, item);
     return true;
 }
 
-static void try_to_lend(layout *pass, lender *of, int n, block *x) {
+static void try_to_lend(layout *pass, exit_lender *of, int n, block *item) {
     int low = 0, high = n;
     /* from the first that is written when x is over: later ones are for what lives longer */
     while (low < high) {
         int middle = (low + high) / 2;
-        if (of[middle].first > x->last)
+        if (of[middle].first > item->last)
             high = middle;
         else
             low = middle + 1;
     }
     for (int k = low, tried = 0; k < n && k < low + LOOKED_AT && tried < LENDERS; k++) {
-        if (of[k].size < x->size || of[k].in.n == BORROWERS) continue;
-        if (borrow(pass, &of[k], x)) return;
+        if (of[k].size < item->size || of[k].in.n == BORROWERS) continue;
+        if (borrow(pass, &of[k], item)) return;
         tried++;
     }
 }
 
 /* Is the block one that gets an offset in the slab of this space? */
-static bool in_slab(const block *x, mth__space space) { return x->exit < 0 && x->space == space; }
+static bool in_slab(const block *item, mth__space space) { return item->exit < 0 && item->space == space; }
 
 /* Of these: the most bytes that are live at once, and the instruction at which they are. */
 static int64_t most_live(const layout *pass, mth__space space, int *at) {
     int64_t *change = NEW_ARRAY(pass->scratch, int64_t, pass->role->instr.n + 1), live = 0, most = 0;
     *at = 0;
-    for (size_t b = 0; b < pass->block.n; b++) {
-        const block *x = &pass->block.at[b];
-        if (!in_slab(x, space)) continue;
-        change[x->first] += x->size;
-        change[x->last + 1] -= x->size;
+    for (size_t block_number = 0; block_number < pass->block.n; block_number++) {
+        const block *item = &pass->block.at[block_number];
+        if (!in_slab(item, space)) continue;
+        change[item->first] += item->size;
+        change[item->last + 1] -= item->size;
     }
     for (size_t i = 0; i < pass->role->instr.n; i++) {
         live += change[i];
@@ -275,16 +277,17 @@ static int by_size(const void *a, const void *b) {
 
 /* First what lives where the slab would be fullest, then the rest; large ones first. */
 static void lend(layout *pass, int64_t least) {
-    lender *of;
+    exit_lender *of;
     int n = find_lenders(pass, &of), at, candidates = 0;
     most_live(pass, MTH__DEVICE, &at);
     block **order = NEW_ARRAY(pass->scratch, block *, pass->block.n);
     for (int round = 0; round < 2; round++) {
         int begin = candidates;
-        for (size_t b = 0; b < pass->block.n; b++) {
-            block *x = &pass->block.at[b];
-            if (in_slab(x, MTH__DEVICE) && x->size >= least && (x->first <= at && at <= x->last) == (round == 0))
-                order[candidates++] = x;
+        for (size_t block_number = 0; block_number < pass->block.n; block_number++) {
+            block *item = &pass->block.at[block_number];
+            if (in_slab(item, MTH__DEVICE) && item->size >= least &&
+                (item->first <= at && at <= item->last) == (round == 0))
+                order[candidates++] = item;
         }
         qsort(order + begin, (size_t)(candidates - begin), sizeof *order, by_size);
         for (int k = begin; k < candidates; k++) try_to_lend(pass, of, n, order[k]);
@@ -300,13 +303,13 @@ static void list_events(layout *pass, mth__space space) {
     pass->next_end = NEW_ARRAY(pass->scratch, int, pass->block.n);
     memset(pass->starts, -1, n * sizeof *pass->starts);
     memset(pass->ends, -1, n * sizeof *pass->ends);
-    for (int b = (int)pass->block.n - 1; b >= 0; b--) {
-        const block *x = &pass->block.at[b];
-        if (!in_slab(x, space)) continue;
-        pass->next_start[b] = pass->starts[x->first];
-        pass->starts[x->first] = b;
-        pass->next_end[b] = pass->ends[x->last];
-        pass->ends[x->last] = b;
+    for (int number = (int)pass->block.n - 1; number >= 0; number--) {
+        const block *item = &pass->block.at[number];
+        if (!in_slab(item, space)) continue;
+        pass->next_start[number] = pass->starts[item->first];
+        pass->starts[item->first] = number;
+        pass->next_end[number] = pass->ends[item->last];
+        pass->ends[item->last] = number;
     }
 }
 
@@ -325,10 +328,10 @@ static void give(mth__ranges *space, int64_t start, int64_t size) {
 }
 
 static int64_t take(mth__ranges *space, int64_t size) {
-    mth__range x = *mth__ranges_fit(space, size);
-    mth__ranges_erase(space, x.start);
-    if (x.size > size) mth__ranges_insert(space, x.start + size, x.size - size, 0);
-    return x.start;
+    mth__range range = *mth__ranges_fit(space, size);
+    mth__ranges_erase(space, range.start);
+    if (range.size > size) mth__ranges_insert(space, range.start + size, range.size - size, 0);
+    return range.start;
 }
 
 /* First fit in the order of time; against it, blocks begin where they end. Returns the bytes used. */
@@ -340,14 +343,15 @@ static int64_t first_fit(layout *pass, bool backwards) {
     int64_t used = 0;
     int n = (int)pass->role->instr.n;
     mth__ranges_insert(&space, 0, MOST_BYTES, 0);
-    for (int t = 0; t < n; t++) {
-        int i = backwards ? n - 1 - t : t;
-        for (int b = begin[i]; b >= 0; b = next_begin[b]) {
-            block *x = &pass->block.at[b];
-            x->offset = take(&space, x->size);
-            if (x->offset + x->size > used) used = x->offset + x->size;
+    for (int time = 0; time < n; time++) {
+        int i = backwards ? n - 1 - time : time;
+        for (int number = begin[i]; number >= 0; number = next_begin[number]) {
+            block *item = &pass->block.at[number];
+            item->offset = take(&space, item->size);
+            if (item->offset + item->size > used) used = item->offset + item->size;
         }
-        for (int b = end[i]; b >= 0; b = next_end[b]) give(&space, pass->block.at[b].offset, pass->block.at[b].size);
+        for (int number = end[i]; number >= 0; number = next_end[number])
+            give(&space, pass->block.at[number].offset, pass->block.at[number].size);
     }
     return used;
 }
@@ -359,14 +363,14 @@ static int64_t largest_first(layout *pass, mth__space space) {
     /* `at`: placed, by offset */
     block **order = NEW_ARRAY(pass->scratch, block *, pass->block.n),
           **at = NEW_ARRAY(pass->scratch, block *, pass->block.n);
-    for (size_t b = 0; b < pass->block.n; b++)
-        if (in_slab(&pass->block.at[b], space)) order[n++] = &pass->block.at[b];
+    for (size_t block_number = 0; block_number < pass->block.n; block_number++)
+        if (in_slab(&pass->block.at[block_number], space)) order[n++] = &pass->block.at[block_number];
     qsort(order, (size_t)n, sizeof *order, by_size);
     for (int k = 0; k < n; k++) {
-        block *x = order[k];
-        x->offset = lowest_free(at, (size_t)placed, x);
-        insert(at, (size_t)placed++, x);
-        if (x->offset + x->size > used) used = x->offset + x->size;
+        block *item = order[k];
+        item->offset = lowest_free(at, (size_t)placed, item);
+        insert(at, (size_t)placed++, item);
+        if (item->offset + item->size > used) used = item->offset + item->size;
     }
     return used;
 }
@@ -374,8 +378,9 @@ static int64_t largest_first(layout *pass, mth__space space) {
 static void take_if_smaller(layout *pass, mth__space space, int64_t used, int64_t *best) {
     if (used >= *best) return;
     *best = used;
-    for (size_t b = 0; b < pass->block.n; b++)
-        if (in_slab(&pass->block.at[b], space)) pass->block.at[b].best = pass->block.at[b].offset;
+    for (size_t block_number = 0; block_number < pass->block.n; block_number++)
+        if (in_slab(&pass->block.at[block_number], space))
+            pass->block.at[block_number].best = pass->block.at[block_number].offset;
 }
 
 /* The bytes of the slab. */
@@ -390,20 +395,20 @@ static int64_t place_blocks(layout *pass, mth__space space) {
 }
 
 static void assign(const layout *pass, mth__role *role) {
-    for (size_t v = 0; v < role->value.n; v++) {
-        mth__program_value *value = &role->value.at[v];
+    for (size_t number = 0; number < role->value.n; number++) {
+        mth__program_value *value = &role->value.at[number];
         if (value->storage != MTH__IN_SLAB) continue;
-        const block *b = pass->block_of[v] >= 0 ? &pass->block.at[pass->block_of[v]] : NULL;
-        value->offset = b && b->exit < 0 ? b->best : 0;
-        if (b && b->lent) {
+        const block *item = pass->block_of[number] >= 0 ? &pass->block.at[pass->block_of[number]] : NULL;
+        value->offset = item && item->exit < 0 ? item->best : 0;
+        if (item && item->lent) {
             value->storage = MTH__IN_LENT;
-            value->index = b->exit;
-            value->offset = b->offset;
-        } else if (b && b->exit >= 0) {
+            value->index = item->exit;
+            value->offset = item->offset;
+        } else if (item && item->exit >= 0) {
             value->storage = MTH__IN_EXIT;
-            value->index = b->exit;
-            value->memory =
-                pass->program->exit.at[b->exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
+            value->index = item->exit;
+            value->memory = pass->program->exit.at[item->exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT
+                                                                                          : MTH__MEMORY_OUTPUT;
         }
     }
 }
@@ -412,8 +417,8 @@ static void assign(const layout *pass, mth__role *role) {
 static mth_status check_outside(const layout *pass, int64_t slab) {
     bool *counted = NEW_ARRAY(pass->scratch, bool, pass->program->exit.n); /* one exit may have many names */
     int64_t all = slab;
-    for (size_t v = 0; v < pass->role->value.n; v++) {
-        const mth__program_value *value = &pass->role->value.at[v];
+    for (size_t number = 0; number < pass->role->value.n; number++) {
+        const mth__program_value *value = &pass->role->value.at[number];
         if (value->storage != MTH__IN_ENTRY && value->storage != MTH__IN_EXIT && value->storage != MTH__IN_OWN)
             continue;
         if (value->storage == MTH__IN_EXIT && counted[value->index]) continue;
@@ -430,9 +435,9 @@ static mth_status check_outside(const layout *pass, int64_t slab) {
 /* All blocks behind each other would fit in a slab, so every sum of sizes does. */
 static mth_status check_sizes(const layout *pass) {
     int64_t all = 0, largest = 0;
-    for (size_t b = 0; b < pass->block.n; b++) {
-        all = mth__size_sum(all, pass->block.at[b].size);
-        if (pass->block.at[b].size > largest) largest = pass->block.at[b].size;
+    for (size_t block_number = 0; block_number < pass->block.n; block_number++) {
+        all = mth__size_sum(all, pass->block.at[block_number].size);
+        if (pass->block.at[block_number].size > largest) largest = pass->block.at[block_number].size;
     }
     if (all < MOST_BYTES) return check_outside(pass, all);
     return FAIL(MTH_ERROR_VALUE,
@@ -450,10 +455,10 @@ mth_status mth__emit_memory(mth__program *program, int64_t least_lent) {
             .open = NEW_ARRAY(scratch, int, program->channel.n)};
         find_lifetimes(&pass);
         form_blocks(&pass);
-        mth_status s = check_sizes(&pass);
-        if (s) {
+        mth_status status = check_sizes(&pass);
+        if (status) {
             mth__arena_free(scratch);
-            return s;
+            return status;
         }
         if (least_lent) lend(&pass, least_lent);
         for (int space = 0; space < MTH__SPACES; space++)
@@ -473,12 +478,12 @@ int64_t mth__own_peak(const mth__program *program, const mth__role *role, mth__s
     for (int i = 0; i < (int)role->instr.n; i++) {
         const mth__instr *instr = &role->instr.at[i];
         for (int j = 0; j < instr->nout + (instr->scratch >= 0); j++) {
-            const int v = j < instr->nout ? instr->out[j] : instr->scratch, last = last_of(&pass, v);
+            const int number = j < instr->nout ? instr->out[j] : instr->scratch, last = last_of(&pass, number);
             const int sum = instr->accumulates && j < instr->nout ? mth__accumulator(instr->op, instr->nin, j) : -1;
-            if (role->value.at[v].storage != MTH__IN_OWN || role->value.at[v].space != space) continue;
+            if (role->value.at[number].storage != MTH__IN_OWN || role->value.at[number].space != space) continue;
             if (sum >= 0 && last == i) continue; /* it is the sum's memory, whose time ends here */
-            change[i + (sum >= 0)] += role->value.at[v].bytes;
-            change[last + 1] -= role->value.at[v].bytes;
+            change[i + (sum >= 0)] += role->value.at[number].bytes;
+            change[last + 1] -= role->value.at[number].bytes;
         }
     }
     for (size_t i = 0; i < role->instr.n; i++) {

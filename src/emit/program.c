@@ -9,7 +9,7 @@
 typedef struct {
     mth__arena *arena, *scratch; /* the program's; of this pass */
     const mth__graph *graph;
-    mth__program *p;
+    mth__program *program;
     const mth__role_list *roles; /* by placement id */
     /* by value id: the value's index in each role of roles[placement]; -1: not made */
     int **slot;
@@ -28,13 +28,13 @@ static bool take_name(emission *pass, const char *name) {
 }
 
 static const char *numbered_name(mth__arena *arena, int id) { /* "%id", the name of most values */
-    char digits[12], *s = mth__alloc(arena, 12);
+    char digits[12], *name = mth__alloc(arena, 12);
     int n = 0, at = 0;
     do digits[n++] = (char)('0' + id % 10);
     while (id /= 10);
-    s[at++] = '%';
-    while (n) s[at++] = digits[--n];
-    return s;
+    name[at++] = '%';
+    while (n) name[at++] = digits[--n];
+    return name;
 }
 
 /* The user's name where it can't be mistaken for one of ours and is not in use yet. */
@@ -51,17 +51,17 @@ static const char *name_of(emission *pass, const mth__value *value) {
 
 /* ---------------------------------------------------------------- values of a role */
 static int position_of(const emission *pass, const mth__value *value, int role, int hint) {
-    const mth__role_list *l = &pass->roles[value->sharding.on->id];
-    if (hint < l->n && l->role[hint] == role) return hint;
-    int a = 0, b = l->n;
+    const mth__role_list *list = &pass->roles[value->sharding.on->id];
+    if (hint < list->n && list->role[hint] == role) return hint;
+    int a = 0, b = list->n;
     while (a < b) {
         int middle = (a + b) / 2;
-        if (l->role[middle] < role)
+        if (list->role[middle] < role)
             a = middle + 1;
         else
             b = middle;
     }
-    return a < l->n && l->role[a] == role ? a : -1;
+    return a < list->n && list->role[a] == role ? a : -1;
 }
 
 /* `hint`: where the role probably stands in the list of the value's placement. -1: the role has no such value. */
@@ -70,34 +70,38 @@ static int slot_of(const emission *pass, const mth__value *value, int role, int 
     return at < 0 ? -1 : pass->slot[value->id][at];
 }
 
-static int push_value(emission *pass, int role, mth__program_value v) {
-    mth__role *r = &pass->p->role.at[role];
-    v.offset = v.storage == MTH__IN_SLAB ? -1 : v.offset;
-    v.bytes = mth__shape_size(v.local) * (int64_t)mth_dtype_size(v.dtype);
-    PUSH(pass->arena, r->value, v);
-    return (int)r->value.n - 1;
+static int push_value(emission *pass, int role, mth__program_value value) {
+    mth__role *record = &pass->program->role.at[role];
+    value.offset = value.storage == MTH__IN_SLAB ? -1 : value.offset;
+    value.bytes = mth__shape_size(value.local) * (int64_t)mth_dtype_size(value.dtype);
+    PUSH(pass->arena, record->value, value);
+    return (int)record->value.n - 1;
 }
 
-static mth__program_value describe(emission *pass, int role, const mth__value *v) {
-    const mth__placement *on = v->sharding.on;
-    mth__shape local = v->shape;
+static mth__program_value describe(emission *pass, int role, const mth__value *value) {
+    const mth__placement *on = value->sharding.on;
+    mth__shape local = value->shape;
     if (!pass->global)
-        local = mth__local_shape(v->shape, &v->sharding, on->rank_of[pass->p->role.at[role].device[0]], NULL, NULL);
-    return (mth__program_value){
-        .name = name_of(pass, v), .dtype = v->dtype, .shape = v->shape, .sharding = v->sharding, .local = local};
+        local = mth__local_shape(
+            value->shape, &value->sharding, on->rank_of[pass->program->role.at[role].device[0]], NULL, NULL);
+    return (mth__program_value){.name = name_of(pass, value),
+        .dtype = value->dtype,
+        .shape = value->shape,
+        .sharding = value->sharding,
+        .local = local};
 }
 
 static void set_slot(emission *pass, const mth__value *value, int role, int hint, int index) {
-    const mth__role_list *l = &pass->roles[value->sharding.on->id];
+    const mth__role_list *list = &pass->roles[value->sharding.on->id];
     if (!pass->slot[value->id]) {
-        pass->slot[value->id] = NEW_ARRAY(pass->scratch, int, l->n);
-        for (int i = 0; i < l->n; i++) pass->slot[value->id][i] = -1;
+        pass->slot[value->id] = NEW_ARRAY(pass->scratch, int, list->n);
+        for (int i = 0; i < list->n; i++) pass->slot[value->id][i] = -1;
     }
     pass->slot[value->id][position_of(pass, value, role, hint)] = index;
 }
 
 static mth__memory_kind memory_of_exit(const emission *pass, int exit) {
-    return pass->p->exit.at[exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
+    return pass->program->exit.at[exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
 }
 
 /* A partitioner is asked for an exit as it leaves, whatever its maker's layout. */
@@ -105,32 +109,32 @@ static void lie_in_exit(const emission *pass, mth__program_value *value, int exi
     value->storage = MTH__IN_EXIT;
     value->index = exit;
     value->memory = memory_of_exit(pass, exit);
-    if (pass->global) value->sharding = pass->p->exit.at[exit].sharding;
+    if (pass->global) value->sharding = pass->program->exit.at[exit].sharding;
 }
 
 /* A result of an instruction: in the slab, or in the exit that it is. */
-static int new_result(emission *pass, int role, const mth__value *v, int hint) {
-    mth__program_value p = describe(pass, role, v);
-    int exit = pass->exit_of[v->id];
-    if (exit >= 0) lie_in_exit(pass, &p, exit);
-    int index = push_value(pass, role, p);
-    set_slot(pass, v, role, hint, index);
+static int new_result(emission *pass, int role, const mth__value *value, int hint) {
+    mth__program_value record = describe(pass, role, value);
+    int exit = pass->exit_of[value->id];
+    if (exit >= 0) lie_in_exit(pass, &record, exit);
+    int index = push_value(pass, role, record);
+    set_slot(pass, value, role, hint, index);
     return index;
 }
 
-static void new_alias(emission *pass, int role, const mth__value *v, int hint, int of, int64_t offset) {
-    mth__program_value p = describe(pass, role, v);
-    const mth__program_value *base = &pass->p->role.at[role].value.at[of];
-    p.storage = MTH__IN_ALIAS;
-    p.index = base->storage == MTH__IN_ALIAS ? base->index : of;
-    p.offset = offset + (base->storage == MTH__IN_ALIAS ? base->offset : 0);
-    if (mth__shape_size(p.local) == 0) p.offset = 0; /* an empty part may begin behind the end */
-    set_slot(pass, v, role, hint, push_value(pass, role, p));
+static void new_alias(emission *pass, int role, const mth__value *value, int hint, int of, int64_t offset) {
+    mth__program_value record = describe(pass, role, value);
+    const mth__program_value *base = &pass->program->role.at[role].value.at[of];
+    record.storage = MTH__IN_ALIAS;
+    record.index = base->storage == MTH__IN_ALIAS ? base->index : of;
+    record.offset = offset + (base->storage == MTH__IN_ALIAS ? base->offset : 0);
+    if (mth__shape_size(record.local) == 0) record.offset = 0; /* an empty part may begin behind the end */
+    set_slot(pass, value, role, hint, push_value(pass, role, record));
 }
 
 /* ---------------------------------------------------------------- instructions */
 static mth__instr *push_instr(
-    emission *pass, int role, const mth__node *n, mth__instr_kind kind, int channel, int nin, int nout) {
+    emission *pass, int role, const mth__node *node, mth__instr_kind kind, int channel, int nin, int nout) {
     int *operands = NEW_ARRAY(pass->arena, int, nin + nout);
     mth__instr instr = {.kind = kind,
         .channel = channel,
@@ -140,30 +144,30 @@ static mth__instr *push_instr(
         .out = operands + nin,
         .awaited = -1,
         .scratch = -1,
-        .label = n ? n->label : mth__label_outside(NULL, MTH__FORWARD)};
-    mth__role *r = &pass->p->role.at[role];
-    PUSH(pass->arena, r->instr, instr);
-    return &r->instr.at[r->instr.n - 1];
+        .label = node ? node->label : mth__label_outside(NULL, MTH__FORWARD)};
+    mth__role *record = &pass->program->role.at[role];
+    PUSH(pass->arena, record->instr, instr);
+    return &record->instr.at[record->instr.n - 1];
 }
 
 static mth_status missing(const emission *pass, const mth__node *node, const mth__value *value, int role) {
-    mth_status s = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold", node->op->name,
-        node->id, pass->p->role.at[role].device[0]);
-    return mth__error_tensor(mth__error_operator(s, node->label.module), mth__value_text(value));
+    mth_status status = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold",
+        node->op->name, node->id, pass->program->role.at[role].device[0]);
+    return mth__error_tensor(mth__error_operator(status, node->label.module), mth__value_text(value));
 }
 
-/* Copies of v into exits from `exit` on. */
-static mth_status copy_to_exits(emission *pass, const mth__value *v, int exit) {
+/* Copies of the value into exits from `exit` on. */
+static mth_status copy_to_exits(emission *pass, const mth__value *value, int exit) {
     static const mth__attrs none;
-    const mth__role_list *l = &pass->roles[v->sharding.on->id];
+    const mth__role_list *list = &pass->roles[value->sharding.on->id];
     for (; exit >= 0; exit = pass->next_exit[exit])
-        for (int k = 0; k < l->n; k++) {
-            int role = l->role[k], from = slot_of(pass, v, role, k);
-            mth__program_value p = describe(pass, role, v);
-            p.name = mth__format(pass->arena, "%s~%d", p.name, exit);
-            lie_in_exit(pass, &p, exit);
-            int to = push_value(pass, role, p);
-            mth__instr *instr = push_instr(pass, role, v->node, MTH__COMPUTE, -1, 1, 1);
+        for (int k = 0; k < list->n; k++) {
+            int role = list->role[k], from = slot_of(pass, value, role, k);
+            mth__program_value record = describe(pass, role, value);
+            record.name = mth__format(pass->arena, "%s~%d", record.name, exit);
+            lie_in_exit(pass, &record, exit);
+            int to = push_value(pass, role, record);
+            mth__instr *instr = push_instr(pass, role, value->node, MTH__COMPUTE, -1, 1, 1);
             instr->op = mth__op_at(MTH__ROW_copy);
             instr->attrs = &none;
             instr->in[0] = from;
@@ -192,15 +196,15 @@ static const mth__sharding *copy_layouts(emission *pass, const mth__node *node) 
 }
 
 static mth_status emit_compute(emission *pass, const mth__node *node) {
-    const mth__role_list *l = &pass->roles[node->out[0]->sharding.on->id];
+    const mth__role_list *list = &pass->roles[node->out[0]->sharding.on->id];
     bool alias = node->op->flags & MTH__ALIAS || (mth__keeps_whole(node) && pass->exit_of[node->out[0]->id] < 0),
          slice = pass->views && node->op->row == MTH__ROW_slice && pass->exit_of[node->out[0]->id] < 0;
-    for (int k = 0; k < l->n; k++) {
-        int role = l->role[k], in[MTH__MAX_IN];
+    for (int k = 0; k < list->n; k++) {
+        int role = list->role[k], in[MTH__MAX_IN];
         for (int j = 0; j < node->nin; j++)
             if ((in[j] = slot_of(pass, node->in[j], role, k)) < 0) return missing(pass, node, node->in[j], role);
         int64_t offset = alias ? 0
-            : slice            ? slice_offset(node, &pass->p->role.at[role].value.at[in[0]], node->out[0])
+            : slice            ? slice_offset(node, &pass->program->role.at[role].value.at[in[0]], node->out[0])
                                : -1;
         if (offset >= 0) {
             new_alias(pass, role, node->out[0], k, in[0], offset);
@@ -217,27 +221,28 @@ static mth_status emit_compute(emission *pass, const mth__node *node) {
     return NULL;
 }
 
-static mth_status add_scratch(emission *pass, int role, mth__instr *i, const mth__channel *c, const char *result) {
-    int64_t bytes = mth__channel_scratch(c, pass->p->role.at[role].device[0]);
+static mth_status add_scratch(
+    emission *pass, int role, mth__instr *instruction, const mth__channel *channel, const char *result) {
+    int64_t bytes = mth__channel_scratch(channel, pass->program->role.at[role].device[0]);
     if (bytes == 0) return NULL;
-    const mth__shape shape = {1, {bytes / (int64_t)mth_dtype_size(c->dtype)}};
-    mth_status bad = mth__shape_check(shape, c->dtype);
+    const mth__shape shape = {1, {bytes / (int64_t)mth_dtype_size(channel->dtype)}};
+    mth_status bad = mth__shape_check(shape, channel->dtype);
     if (bad) {
         mth_error_free(bad);
         return mth__error_operator(
             FAIL(MTH_ERROR_VALUE,
-                F("%s %s over %d devices needs 2^62 bytes of scratch or more", mth__channel_names[c->kind],
-                    mth__algorithm_names[c->algorithm], mth__channel_size(c)),
-                F("use collective_ops={'%s': 'direct'}, or smaller shapes", mth__channel_names[c->kind])),
-            c->label);
+                F("%s %s over %d devices needs 2^62 bytes of scratch or more", mth__channel_names[channel->kind],
+                    mth__algorithm_names[channel->algorithm], mth__channel_size(channel)),
+                F("use collective_ops={'%s': 'direct'}, or smaller shapes", mth__channel_names[channel->kind])),
+            channel->label);
     }
     mth__program_value value = {.name = mth__format(pass->arena, "%s~work", result),
-        .dtype = c->dtype,
+        .dtype = channel->dtype,
         .shape = shape,
         .local = shape,
-        .sharding = {.on = c->from.on},
+        .sharding = {.on = channel->from.on},
         .memory = MTH__MEMORY_COMMUNICATION};
-    i->scratch = push_value(pass, role, value);
+    instruction->scratch = push_value(pass, role, value);
     return NULL;
 }
 
@@ -252,7 +257,7 @@ static mth_status take_part(emission *pass, const mth__node *node, int channel, 
     if (sends) instr->in[0] = in;
     if (takes) instr->out[0] = new_result(pass, role, node->out[0], 0);
     if (sends && kind != MTH__SEND)
-        TRY(add_scratch(pass, role, instr, &pass->p->channel.at[channel], name_of(pass, node->out[0])));
+        TRY(add_scratch(pass, role, instr, &pass->program->channel.at[channel], name_of(pass, node->out[0])));
     return NULL;
 }
 
@@ -269,7 +274,7 @@ static mth_status emit_channel(emission *pass, const mth__node *node) {
     while (k < sizeof kinds / sizeof *kinds && (int)kinds[k].row != node->op->row) k++;
     if (k == sizeof kinds / sizeof *kinds) return INTERNAL("%s is no communication that a program has", node->op->name);
     mth__channel_kind kind = kinds[k].kind;
-    mth__channel c = {.kind = kind,
+    mth__channel record = {.kind = kind,
         .algorithm = pass->algorithm[kind],
         .dtype = node->out[0]->dtype,
         .shape = node->out[0]->shape,
@@ -278,15 +283,16 @@ static mth_status emit_channel(emission *pass, const mth__node *node) {
         .reduce = from->reduce,
         .dim = -1,
         .dim2 = -1};
-    if (kind <= MTH__ALL_TO_ALL) c.axes = (uint8_t)node->attrs.axes;
-    if (kind == MTH__ALL_GATHER || kind == MTH__REDUCE_SCATTER) c.dim = (int8_t)node->attrs.dimension;
+    if (kind <= MTH__ALL_TO_ALL) record.axes = (uint8_t)node->attrs.axes;
+    if (kind == MTH__ALL_GATHER || kind == MTH__REDUCE_SCATTER) record.dim = (int8_t)node->attrs.dimension;
     if (kind == MTH__ALL_TO_ALL) {
-        c.dim = (int8_t)node->attrs.split;
-        c.dim2 = (int8_t)node->attrs.gathered;
+        record.dim = (int8_t)node->attrs.split;
+        record.dim2 = (int8_t)node->attrs.gathered;
     }
-    c.label = mth__format(pass->arena, "%s: %s", node->label.module ? node->label.module : "model", node->op->name);
-    int channel = (int)pass->p->channel.n;
-    PUSH(pass->arena, pass->p->channel, c);
+    record.label =
+        mth__format(pass->arena, "%s: %s", node->label.module ? node->label.module : "model", node->op->name);
+    int channel = (int)pass->program->channel.n;
+    PUSH(pass->arena, pass->program->channel, record);
 
     const mth__role_list *source = &pass->roles[from->on->id], *target = &pass->roles[to->on->id];
     if (kind == MTH__BROADCAST) {
@@ -316,17 +322,18 @@ static mth_status emit_channel(emission *pass, const mth__node *node) {
 }
 
 /* ---------------------------------------------------------------- entries, exits */
-static void add_entries(emission *pass, const mth__value *const *v, size_t n, mth__entry_kind kind) {
+static void add_entries(emission *pass, const mth__value *const *value, size_t n, mth__entry_kind kind) {
     for (size_t i = 0; i < n; i++) {
-        const mth__role_list *l = &pass->roles[v[i]->sharding.on->id];
-        PUSH(pass->arena, pass->p->entry,
-            ((mth__entry){kind, mth__copy_text(pass->arena, v[i]->name), v[i]->dtype, v[i]->shape, v[i]->sharding}));
-        for (int k = 0; k < l->n; k++) {
-            mth__program_value p = describe(pass, l->role[k], v[i]);
-            p.storage = MTH__IN_ENTRY;
-            p.index = (int)pass->p->entry.n - 1;
-            p.memory = kind == MTH__ENTRY_PARAMETER ? MTH__MEMORY_WEIGHT : MTH__MEMORY_INPUT;
-            set_slot(pass, v[i], l->role[k], k, push_value(pass, l->role[k], p));
+        const mth__role_list *list = &pass->roles[value[i]->sharding.on->id];
+        PUSH(pass->arena, pass->program->entry,
+            ((mth__entry){kind, mth__copy_text(pass->arena, value[i]->name), value[i]->dtype, value[i]->shape,
+                value[i]->sharding}));
+        for (int k = 0; k < list->n; k++) {
+            mth__program_value record = describe(pass, list->role[k], value[i]);
+            record.storage = MTH__IN_ENTRY;
+            record.index = (int)pass->program->entry.n - 1;
+            record.memory = kind == MTH__ENTRY_PARAMETER ? MTH__MEMORY_WEIGHT : MTH__MEMORY_INPUT;
+            set_slot(pass, value[i], list->role[k], k, push_value(pass, list->role[k], record));
         }
     }
 }
@@ -342,11 +349,12 @@ static void add_exits(emission *pass) {
     pass->next_exit = NEW_ARRAY(pass->scratch, int, graph->output.n);
     memset(pass->exit_of, -1, (size_t)graph->values * sizeof *pass->exit_of);
     for (size_t i = 0; i < graph->output.n; i++) {
-        const mth__output *o = &graph->output.at[i];
-        const char *name = o->is_gradient && o->of ? o->of : o->name;
-        PUSH(pass->arena, pass->p->exit,
-            ((mth__exit){o->is_gradient ? MTH__EXIT_GRADIENT : MTH__EXIT_OUTPUT, -1, mth__copy_text(pass->arena, name),
-                o->value->dtype, o->value->shape, pass->global ? o->leaves : o->value->sharding}));
+        const mth__output *output = &graph->output.at[i];
+        const char *name = output->is_gradient && output->of ? output->of : output->name;
+        PUSH(pass->arena, pass->program->exit,
+            ((mth__exit){output->is_gradient ? MTH__EXIT_GRADIENT : MTH__EXIT_OUTPUT, -1,
+                mth__copy_text(pass->arena, name), output->value->dtype, output->value->shape,
+                pass->global ? output->leaves : output->value->sharding}));
     }
     for (size_t i = graph->output.n; i-- > 0;) {
         int *first = &pass->exit_of[graph->output.at[i].value->id];
@@ -367,7 +375,9 @@ static void add_exits(emission *pass) {
 }
 
 /* Does a value of this node leave by a copy alone? */
-static bool only_copied(const mth__value *v) { return v->kind != MTH__VALUE_NODE || v->node->op->flags & MTH__ALIAS; }
+static bool only_copied(const mth__value *value) {
+    return value->kind != MTH__VALUE_NODE || value->node->op->flags & MTH__ALIAS;
+}
 
 static mth_status emit_nodes(emission *pass) {
     const mth__graph *graph = pass->graph;
@@ -416,15 +426,15 @@ static mth_status check_placed(const mth__graph *graph) {
     return NULL;
 }
 
-static mth_status read_options(const mth__emit_options *o, mth__algorithm out[MTH__CHANNEL_KINDS]) {
+static mth_status read_options(const mth__emit_options *options, mth__algorithm out[MTH__CHANNEL_KINDS]) {
     for (int k = 0; k < MTH__CHANNEL_KINDS; k++) {
-        const char *name = o->algorithm[k];
-        int a = 0;
-        while (name && a < MTH__ALGORITHMS && strcmp(name, mth__algorithm_names[a])) a++;
-        if (a == MTH__ALGORITHMS || (k == MTH__TRANSFER && name && a != MTH__DIRECT))
+        const char *name = options->algorithm[k];
+        int algorithm = 0;
+        while (name && algorithm < MTH__ALGORITHMS && strcmp(name, mth__algorithm_names[algorithm])) algorithm++;
+        if (algorithm == MTH__ALGORITHMS || (k == MTH__TRANSFER && name && algorithm != MTH__DIRECT))
             return FAIL(MTH_ERROR_VALUE, F("collective_ops: %s has no algorithm '%s'", mth__channel_names[k], name),
                 k == MTH__TRANSFER ? F("leave transfers direct") : F("choose one of direct, ring, tree, hierarchical"));
-        out[k] = name ? (mth__algorithm)a : MTH__DIRECT;
+        out[k] = name ? (mth__algorithm)algorithm : MTH__DIRECT;
     }
     return NULL;
 }
@@ -432,18 +442,18 @@ static mth_status read_options(const mth__emit_options *o, mth__algorithm out[MT
 /* Room for what is to come, so that lists don't grow by copying. */
 static void reserve(emission *pass) {
     const mth__graph *graph = pass->graph;
-    size_t n = pass->p->role.n;
+    size_t n = pass->program->role.n;
     size_t *values = NEW_ARRAY(pass->scratch, size_t, n), *instrs = NEW_ARRAY(pass->scratch, size_t, n);
     for (size_t i = 0; i < graph->node.n; i++) {
         const mth__node *node = graph->node.at[i];
-        const mth__role_list *l = &pass->roles[node->out[0]->sharding.on->id];
-        for (int k = 0; k < l->n; k++) {
-            values[l->role[k]] += (size_t)node->nout;
-            instrs[l->role[k]]++;
+        const mth__role_list *list = &pass->roles[node->out[0]->sharding.on->id];
+        for (int k = 0; k < list->n; k++) {
+            values[list->role[k]] += (size_t)node->nout;
+            instrs[list->role[k]]++;
         }
     }
     for (size_t i = 0; i < n; i++) {
-        mth__role *role = &pass->p->role.at[i];
+        mth__role *role = &pass->program->role.at[i];
         role->value.room = values[i] + 16;
         role->instr.room = instrs[i] + 16;
         role->value.at = NEW_ARRAY(pass->arena, mth__program_value, role->value.room);
@@ -456,8 +466,8 @@ static mth_status emit(emission *pass) {
     const mth__graph *graph = pass->graph;
     size_t values = (size_t)graph->values;
     TRY(check_placed(graph));
-    pass->roles = pass->global ? mth__emit_one_role(pass->scratch, graph, pass->p)
-                               : mth__emit_roles(pass->scratch, graph, pass->p);
+    pass->roles = pass->global ? mth__emit_one_role(pass->scratch, graph, pass->program)
+                               : mth__emit_roles(pass->scratch, graph, pass->program);
     pass->slot = NEW_ARRAY(pass->scratch, int *, values);
     pass->name = NEW_ARRAY(pass->scratch, const char *, values);
     reserve(pass);
@@ -466,7 +476,7 @@ static mth_status emit(emission *pass) {
     add_entries(pass, (const mth__value *const *)graph->parameter.at, graph->parameter.n, MTH__ENTRY_PARAMETER);
     add_entries(pass, (const mth__value *const *)graph->seed.at, graph->seed.n, MTH__ENTRY_SEED);
     TRY(emit_nodes(pass));
-    for (size_t i = 0; i < pass->p->role.n; i++) mth__emit_waits(pass->p, &pass->p->role.at[i]);
+    for (size_t i = 0; i < pass->program->role.n; i++) mth__emit_waits(pass->program, &pass->program->role.at[i]);
     return NULL;
 }
 
@@ -476,13 +486,13 @@ mth_status mth__emit_program(
         .arena = arena, .graph = graph, .overlap = options->overlap, .views = options->views, .global = global};
     TRY(read_options(options, pass.algorithm));
     pass.scratch = mth__arena_new();
-    pass.p = NEW(arena, mth__program);
-    pass.p->arena = arena;
-    pass.p->mesh = graph->mesh;
-    mth_status s = emit(&pass);
+    pass.program = NEW(arena, mth__program);
+    pass.program->arena = arena;
+    pass.program->mesh = graph->mesh;
+    mth_status status = emit(&pass);
     mth__arena_free(pass.scratch);
-    if (!s) *out = pass.p;
-    return s;
+    if (!status) *out = pass.program;
+    return status;
 }
 
 mth_status mth__emit(mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, mth__program **out) {
@@ -490,8 +500,8 @@ mth_status mth__emit(mth__arena *arena, const mth__graph *graph, const mth__emit
 }
 
 const char *mth__program_reader(const mth__program *program, int entry) {
-    for (size_t r = 0; r < program->role.n; r++) {
-        const mth__role *role = &program->role.at[r];
+    for (size_t role_number = 0; role_number < program->role.n; role_number++) {
+        const mth__role *role = &program->role.at[role_number];
         for (size_t i = 0; i < role->instr.n; i++)
             for (int j = 0; j < role->instr.at[i].nin; j++) {
                 const mth__program_value *value = &role->value.at[role->instr.at[i].in[j]];

@@ -162,14 +162,14 @@ typedef struct {
 } mth__exit;
 
 /* Where the bytes of the role's value lie. */
-static inline mth__space mth__space_of(const mth__role *r, int v) {
-    const mth__program_value *p = &r->value.at[v];
-    return (p->storage == MTH__IN_ALIAS ? &r->value.at[p->index] : p)->space;
+static inline mth__space mth__space_of(const mth__role *role, int number) {
+    const mth__program_value *value = &role->value.at[number];
+    return (value->storage == MTH__IN_ALIAS ? &role->value.at[value->index] : value)->space;
 }
 /* Does the instruction begin here, to be complete at its WAIT? */
-static inline bool mth__is_started(const mth__instr *k) { return k->stream != 0; }
-static inline bool mth__has_channel(const mth__instr *k) {
-    return k->kind == MTH__COLLECTIVE || k->kind == MTH__SEND || k->kind == MTH__RECV;
+static inline bool mth__is_started(const mth__instr *instruction) { return instruction->stream != 0; }
+static inline bool mth__has_channel(const mth__instr *instruction) {
+    return instruction->kind == MTH__COLLECTIVE || instruction->kind == MTH__SEND || instruction->kind == MTH__RECV;
 }
 
 typedef struct mth__program {

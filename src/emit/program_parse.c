@@ -15,14 +15,14 @@ static mth_status device_list(mth__plan_parser *parser, devices *out) {
     parser->marks++;
     do {
         int first, last, step = 1;
-        TRY(mth__read_small(&parser->in, 0, parser->p->mesh->count - 1, &first));
+        TRY(mth__read_small(&parser->in, 0, parser->program->mesh->count - 1, &first));
         last = first;
         if (parser->in.at[0] == '.' && parser->in.at[1] == '.') {
             parser->in.at += 2;
-            TRY(mth__read_small(&parser->in, first, parser->p->mesh->count - 1, &last));
+            TRY(mth__read_small(&parser->in, first, parser->program->mesh->count - 1, &last));
             if (*parser->in.at == ':') {
                 parser->in.at++;
-                TRY(mth__read_small(&parser->in, 1, parser->p->mesh->count, &step));
+                TRY(mth__read_small(&parser->in, 1, parser->program->mesh->count, &step));
             }
         }
         for (int d = first; d <= last; d += step) {
@@ -47,11 +47,11 @@ static mth_status mesh(mth__plan_parser *parser) {
         if (count > 1 << 20) return mth__read_fail(&parser->in, F("more than %d devices", 1 << 20));
     } while (mth__read_symbol(&parser->in, ','));
     TRY(mth__read_need(&parser->in, ")"));
-    TRY(mth__mesh_new(parser->in.arena, n, dim, &parser->p->mesh));
+    TRY(mth__mesh_new(parser->in.arena, n, dim, &parser->program->mesh));
     parser->role_of = NEW_ARRAY(parser->in.arena, int32_t, count);
     parser->mark = NEW_ARRAY(parser->in.arena, int, count);
     memset(parser->role_of, -1, (size_t)count * sizeof *parser->role_of);
-    parser->p->role_of = parser->role_of;
+    parser->program->role_of = parser->role_of;
     return NULL;
 }
 
@@ -63,7 +63,7 @@ static mth_status grid(mth__plan_parser *parser, const mth__placement **on) {
     TRY(mth__read_need(&parser->in, "("));
     do {
         if (naxes == MTH__AXES) return mth__read_fail(&parser->in, F("more than %d axes", MTH__AXES));
-        TRY(mth__read_small(&parser->in, 1, parser->p->mesh->count, &dim[naxes]));
+        TRY(mth__read_small(&parser->in, 1, parser->program->mesh->count, &dim[naxes]));
         count = mth__size_product(count, dim[naxes++]);
     } while (mth__read_symbol(&parser->in, ','));
     TRY(mth__read_need(&parser->in, ")"));
@@ -71,12 +71,12 @@ static mth_status grid(mth__plan_parser *parser, const mth__placement **on) {
     TRY(device_list(parser, &list));
     if ((int64_t)list.at.n != count)
         return mth__read_fail(&parser->in, F("%zu devices for a grid of %lld", list.at.n, (long long)count));
-    *on = mth__place_grid(parser->p->mesh, naxes, dim, list.at.at);
+    *on = mth__place_grid(parser->program->mesh, naxes, dim, list.at.at);
     return NULL;
 }
 
 static mth_status placement(mth__plan_parser *parser) {
-    mth__mesh *mesh = parser->p->mesh;
+    mth__mesh *mesh = parser->program->mesh;
     const mth__placement *on = NULL;
     int number;
     TRY(mth__read_reference(&parser->in, 'p', parser->placement.n + 1, &number));
@@ -97,13 +97,13 @@ static mth_status placement(mth__plan_parser *parser) {
         } else if (mth__read_word(&parser->in, "grid")) {
             TRY(grid(parser, &on));
         } else {
-            int a, c;
+            int axis, coordinate;
             TRY(mth__read_need(&parser->in, "slice"));
             TRY(mth__read_need(&parser->in, "axis"));
-            TRY(mth__read_small(&parser->in, 0, mesh->naxes - 1, &a));
+            TRY(mth__read_small(&parser->in, 0, mesh->naxes - 1, &axis));
             TRY(mth__read_need(&parser->in, "at"));
-            TRY(mth__read_small(&parser->in, 0, mesh->dim[a] - 1, &c));
-            on = mth__place_slice(mesh, a, c);
+            TRY(mth__read_small(&parser->in, 0, mesh->dim[axis] - 1, &coordinate));
+            on = mth__place_slice(mesh, axis, coordinate);
         }
     }
     PUSH(parser->in.arena, parser->placement, on);
@@ -111,93 +111,96 @@ static mth_status placement(mth__plan_parser *parser) {
 }
 
 static mth_status entry(mth__plan_parser *parser) {
-    mth__entry e = {0};
+    mth__entry record = {0};
     int kind;
-    TRY(mth__parse_number(parser, "entry", parser->p->entry.n));
+    TRY(mth__parse_number(parser, "entry", parser->program->entry.n));
     TRY(mth__read_one_of(&parser->in, mth__entry_words, MTH__ENTRY_KINDS, "kind of entry", &kind));
-    e.kind = (mth__entry_kind)kind;
-    TRY(mth__read_name(&parser->in, &e.name));
+    record.kind = (mth__entry_kind)kind;
+    TRY(mth__read_name(&parser->in, &record.name));
     TRY(mth__read_need(&parser->in, ":"));
-    TRY(mth__parse_typed_shape(parser, &e.dtype, &e.shape));
-    TRY(mth__parse_sharding(parser, e.shape, &e.sharding));
-    PUSH(parser->in.arena, parser->p->entry, e);
+    TRY(mth__parse_typed_shape(parser, &record.dtype, &record.shape));
+    TRY(mth__parse_sharding(parser, record.shape, &record.sharding));
+    PUSH(parser->in.arena, parser->program->entry, record);
     return NULL;
 }
 
 static mth_status exit_line(mth__plan_parser *parser) {
     mth__exit exit = {.entry = -1};
     int kind;
-    TRY(mth__parse_number(parser, "exit", parser->p->exit.n));
+    TRY(mth__parse_number(parser, "exit", parser->program->exit.n));
     TRY(mth__read_one_of(&parser->in, mth__exit_words, MTH__EXIT_KINDS, "kind of exit", &kind));
     exit.kind = (mth__exit_kind)kind;
     if (exit.kind == MTH__EXIT_SUCCESSOR) {
         TRY(mth__read_need(&parser->in, "of"));
-        TRY(mth__read_small(&parser->in, 0, (int)parser->p->entry.n - 1, &exit.entry));
+        TRY(mth__read_small(&parser->in, 0, (int)parser->program->entry.n - 1, &exit.entry));
     }
     TRY(mth__read_name(&parser->in, &exit.name));
     TRY(mth__read_need(&parser->in, ":"));
     TRY(mth__parse_typed_shape(parser, &exit.dtype, &exit.shape));
     TRY(mth__parse_sharding(parser, exit.shape, &exit.sharding));
-    PUSH(parser->in.arena, parser->p->exit, exit);
+    PUSH(parser->in.arena, parser->program->exit, exit);
     return NULL;
 }
 
 static mth_status channel(mth__plan_parser *parser) {
-    mth__channel c = {.dim = -1, .dim2 = -1};
+    mth__channel record = {.dim = -1, .dim2 = -1};
     int number_, kind, algorithm, d;
-    TRY(mth__read_reference(&parser->in, 'c', parser->p->channel.n + 1, &number_));
-    if (number_ != (int)parser->p->channel.n) return mth__read_fail(&parser->in, F("channel c%d stands here", number_));
+    TRY(mth__read_reference(&parser->in, 'c', parser->program->channel.n + 1, &number_));
+    if (number_ != (int)parser->program->channel.n)
+        return mth__read_fail(&parser->in, F("channel c%d stands here", number_));
     TRY(mth__read_one_of(&parser->in, mth__channel_names, MTH__CHANNEL_KINDS, "kind of communication", &kind));
     TRY(mth__read_one_of(&parser->in, mth__algorithm_names, MTH__ALGORITHMS, "algorithm", &algorithm));
-    c.kind = (mth__channel_kind)kind;
-    c.algorithm = (mth__algorithm)algorithm;
-    TRY(mth__parse_typed_shape(parser, &c.dtype, &c.shape));
-    TRY(mth__parse_sharding(parser, c.shape, &c.from));
+    record.kind = (mth__channel_kind)kind;
+    record.algorithm = (mth__algorithm)algorithm;
+    TRY(mth__parse_typed_shape(parser, &record.dtype, &record.shape));
+    TRY(mth__parse_sharding(parser, record.shape, &record.from));
     TRY(mth__read_need(&parser->in, "to"));
-    TRY(mth__parse_sharding(parser, c.shape, &c.to));
-    c.reduce = c.from.reduce;
+    TRY(mth__parse_sharding(parser, record.shape, &record.to));
+    record.reduce = record.from.reduce;
     if (mth__read_word(&parser->in, "over")) {
         do {
-            int8_t a;
-            TRY(mth__parse_axis(parser, &a));
-            c.axes |= (uint8_t)(1u << a);
+            int8_t axis;
+            TRY(mth__parse_axis(parser, &axis));
+            record.axes |= (uint8_t)(1u << axis);
         } while (mth__read_symbol(&parser->in, ','));
     }
     if (mth__read_word(&parser->in, kind == MTH__ALL_TO_ALL ? "split" : "dimension")) {
         TRY(mth__read_small(&parser->in, 0, MTH__RANK - 1, &d));
-        c.dim = (int8_t)d;
+        record.dim = (int8_t)d;
     }
     if (mth__read_word(&parser->in, "gathered")) {
         TRY(mth__read_small(&parser->in, 0, MTH__RANK - 1, &d));
-        c.dim2 = (int8_t)d;
+        record.dim2 = (int8_t)d;
     }
-    TRY(mth__read_quoted(&parser->in, &c.label));
-    mth_status s = mth__channel_check(&c);
-    if (s) return mth__error_operator(s, mth__format(parser->in.arena, "line %d of the plan", parser->in.line));
-    PUSH(parser->in.arena, parser->p->channel, c);
+    TRY(mth__read_quoted(&parser->in, &record.label));
+    mth_status status = mth__channel_check(&record);
+    if (status)
+        return mth__error_operator(status, mth__format(parser->in.arena, "line %d of the plan", parser->in.line));
+    PUSH(parser->in.arena, parser->program->channel, record);
     return NULL;
 }
 
 /* ---------------------------------------------------------------- roles */
 static mth_status role(mth__plan_parser *parser) {
-    mth__role r = {0};
+    mth__role record = {0};
     devices list = {0};
-    TRY(mth__parse_number(parser, "role", parser->p->role.n));
+    TRY(mth__parse_number(parser, "role", parser->program->role.n));
     TRY(mth__read_need(&parser->in, "devices"));
     TRY(device_list(parser, &list));
     for (size_t i = 0; i < list.at.n; i++) {
         int32_t *of = &parser->role_of[list.at.at[i]];
         if (*of >= 0) return mth__read_fail(&parser->in, F("device %d has two roles", list.at.at[i]));
         if (i && list.at.at[i] < list.at.at[i - 1]) return mth__read_fail(&parser->in, F("devices don't ascend"));
-        *of = (int32_t)parser->p->role.n;
+        *of = (int32_t)parser->program->role.n;
     }
     TRY(mth__read_need(&parser->in, "slab"));
-    TRY(mth__read_integer(&parser->in, 0, INT64_MAX / 4, &r.slab[MTH__DEVICE]));
-    if (mth__read_word(&parser->in, "host")) TRY(mth__read_integer(&parser->in, 0, INT64_MAX / 4, &r.slab[MTH__HOST]));
-    r.ndevice = (int)list.at.n;
-    r.device = list.at.at;
-    PUSH(parser->in.arena, parser->p->role, r);
-    parser->role = &parser->p->role.at[parser->p->role.n - 1];
+    TRY(mth__read_integer(&parser->in, 0, INT64_MAX / 4, &record.slab[MTH__DEVICE]));
+    if (mth__read_word(&parser->in, "host"))
+        TRY(mth__read_integer(&parser->in, 0, INT64_MAX / 4, &record.slab[MTH__HOST]));
+    record.ndevice = (int)list.at.n;
+    record.device = list.at.at;
+    PUSH(parser->in.arena, parser->program->role, record);
+    parser->role = &parser->program->role.at[parser->program->role.n - 1];
     parser->names = (mth__names){0};
     return NULL;
 }
@@ -211,8 +214,8 @@ static mth_status line(mth__plan_parser *parser) {
                                                               : mth__parse_value(parser, false, &view);
     }
     if (mth__read_word(&parser->in, "mesh"))
-        return parser->p->mesh ? mth__read_fail(&parser->in, F("a second mesh")) : mesh(parser);
-    if (!parser->p->mesh) return mth__read_fail(&parser->in, F("the mesh is missing"));
+        return parser->program->mesh ? mth__read_fail(&parser->in, F("a second mesh")) : mesh(parser);
+    if (!parser->program->mesh) return mth__read_fail(&parser->in, F("the mesh is missing"));
     if (mth__read_word(&parser->in, "role")) return role(parser);
     if (parser->role) return mth__read_fail(&parser->in, F("roles stand last"));
     if (mth__read_word(&parser->in, "placement")) return placement(parser);
@@ -223,8 +226,8 @@ static mth_status line(mth__plan_parser *parser) {
 }
 
 mth_status mth__program_parse(mth__arena *arena, const char *text, mth__program **out) {
-    mth__plan_parser parser = {.in = {arena, text, 1}, .p = NEW(arena, mth__program)};
-    parser.p->arena = arena;
+    mth__plan_parser parser = {.in = {arena, text, 1}, .program = NEW(arena, mth__program)};
+    parser.program->arena = arena;
     if (!mth__read_word(&parser.in, "program") || !mth__read_ends(&parser.in))
         return mth__read_fail(&parser.in, F("the first word of a plan, 'program', is missing"));
     while (*parser.in.at) {
@@ -239,7 +242,7 @@ mth_status mth__program_parse(mth__arena *arena, const char *text, mth__program 
             parser.in.line++;
         }
     }
-    if (!parser.p->mesh) return mth__read_fail(&parser.in, F("the mesh is missing"));
-    *out = parser.p;
+    if (!parser.program->mesh) return mth__read_fail(&parser.in, F("the mesh is missing"));
+    *out = parser.program;
     return NULL;
 }

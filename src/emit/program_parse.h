@@ -7,7 +7,7 @@
 
 typedef struct {
     mth__reader in;
-    mth__program *p;
+    mth__program *program;
     VEC(const mth__placement *) placement;
     int64_t placed;
     int32_t *role_of;

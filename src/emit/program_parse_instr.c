@@ -2,22 +2,22 @@
 #include "emit/program_parse.h"
 #include <string.h>
 
-static bool value_follows(mth__plan_parser *x) { /* a name and a colon */
-    mth__read_skip(&x->in);
-    const char *s = x->in.at;
-    if (*s == '"') {
-        for (s++; *s && *s != '"' && *s != '\n';) s += *s == '\\' && s[1] && s[1] != '\n' ? 2 : 1;
-        return *s == '"' && s[1] == ':';
+static bool value_follows(mth__plan_parser *parser) { /* a name and a colon */
+    mth__read_skip(&parser->in);
+    const char *at = parser->in.at;
+    if (*at == '"') {
+        for (at++; *at && *at != '"' && *at != '\n';) at += *at == '\\' && at[1] && at[1] != '\n' ? 2 : 1;
+        return *at == '"' && at[1] == ':';
     }
-    while (mth__is_word(*s)) s++;
-    return s > x->in.at && *s == ':';
+    while (mth__is_word(*at)) at++;
+    return at > parser->in.at && *at == ':';
 }
 
-static bool key_follows(mth__plan_parser *x) { /* a word and = */
-    mth__read_skip(&x->in);
-    const char *s = x->in.at;
-    while (mth__is_word(*s)) s++;
-    return s > x->in.at && *s == '=';
+static bool key_follows(mth__plan_parser *parser) { /* a word and = */
+    mth__read_skip(&parser->in);
+    const char *at = parser->in.at;
+    while (mth__is_word(*at)) at++;
+    return at > parser->in.at && *at == '=';
 }
 
 static mth_status attribute(mth__plan_parser *parser, const mth__op *op, mth__attrs *attrs) {
@@ -63,8 +63,8 @@ static mth_status collective_word(mth__plan_parser *parser, mth__instr *instr, b
     if (!*found) return NULL;
     instr->kind = MTH__COLLECTIVE;
     TRY(mth__read_one_of(&parser->in, mth__algorithm_names, MTH__ALGORITHMS, "algorithm", &algorithm));
-    TRY(mth__read_reference(&parser->in, 'c', parser->p->channel.n, &instr->channel));
-    const mth__channel *channel = &parser->p->channel.at[instr->channel];
+    TRY(mth__read_reference(&parser->in, 'c', parser->program->channel.n, &instr->channel));
+    const mth__channel *channel = &parser->program->channel.at[instr->channel];
     if ((int)channel->kind == kind && (int)channel->algorithm == algorithm) return NULL;
     return mth__read_fail(&parser->in, F("channel c%d is %s", instr->channel, channel->label));
 }
@@ -76,7 +76,7 @@ static mth_status operator_word(mth__plan_parser *parser, mth__instr *instr, con
     if (!started && mth__read_word(&parser->in, "wait")) {
         instr->kind = MTH__WAIT;
         if (mth__read_word(&parser->in, "for")) return mth__parse_value_named(parser, &instr->awaited);
-        return mth__read_reference(&parser->in, 'c', parser->p->channel.n, &instr->channel);
+        return mth__read_reference(&parser->in, 'c', parser->program->channel.n, &instr->channel);
     }
     TRY(copy_word(parser, instr, out, &found));
     if (!found && mth__read_word(&parser->in, "send")) {
@@ -87,13 +87,13 @@ static mth_status operator_word(mth__plan_parser *parser, mth__instr *instr, con
         instr->kind = MTH__RECV;
     }
     if (instr->kind == MTH__SEND || instr->kind == MTH__RECV)
-        TRY(mth__read_reference(&parser->in, 'c', parser->p->channel.n, &instr->channel));
+        TRY(mth__read_reference(&parser->in, 'c', parser->program->channel.n, &instr->channel));
     if (!found) TRY(collective_word(parser, instr, &found));
     if (!found) {
-        const char *s;
-        TRY(mth__read_name(&parser->in, &s));
-        instr->op = mth__op_find(s);
-        if (!instr->op) return mth__read_fail(&parser->in, F("there is no operator %s", s));
+        const char *word;
+        TRY(mth__read_name(&parser->in, &word));
+        instr->op = mth__op_find(word);
+        if (!instr->op) return mth__read_fail(&parser->in, F("there is no operator %s", word));
     }
     if (started && stream < 0) stream = mth__usual_stream(instr->kind);
     if (started && stream < 1) return mth__read_fail(&parser->in, F("%s is started on no stream", instr->op->name));

@@ -31,9 +31,9 @@ mth_status mth__parse_typed_shape(mth__plan_parser *parser, mth_dtype *dtype, mt
 }
 
 mth_status mth__parse_axis(mth__plan_parser *parser, int8_t *out) {
-    int a;
-    TRY(mth__read_small(&parser->in, 0, MTH__AXES - 1, &a));
-    *out = (int8_t)a;
+    int axis;
+    TRY(mth__read_small(&parser->in, 0, MTH__AXES - 1, &axis));
+    *out = (int8_t)axis;
     return NULL;
 }
 
@@ -57,17 +57,17 @@ static mth_status split(mth__plan_parser *parser, mth__split *out) {
     return NULL;
 }
 
-mth_status mth__parse_sharding(mth__plan_parser *parser, mth__shape s, mth__sharding *out) {
+mth_status mth__parse_sharding(mth__plan_parser *parser, mth__shape shape, mth__sharding *out) {
     *out = (mth__sharding){0};
     TRY(mth__read_need(&parser->in, "("));
-    for (int d = 0; d < s.rank; d++) {
+    for (int d = 0; d < shape.rank; d++) {
         if (d) TRY(mth__read_need(&parser->in, ","));
         TRY(split(parser, &out->dim[d]));
     }
-    if (s.rank == 1) TRY(mth__read_need(&parser->in, ","));
+    if (shape.rank == 1) TRY(mth__read_need(&parser->in, ","));
     TRY(mth__read_need(&parser->in, ")"));
     if (mth__read_word(&parser->in, "partial")) {
-        int8_t a;
+        int8_t axis;
         if (mth__read_word(&parser->in, "max"))
             out->reduce = MTH__REDUCE_MAX;
         else
@@ -75,19 +75,19 @@ mth_status mth__parse_sharding(mth__plan_parser *parser, mth__shape s, mth__shar
         TRY(mth__read_need(&parser->in, "over"));
         bool several = mth__read_symbol(&parser->in, '(');
         do {
-            TRY(mth__parse_axis(parser, &a));
-            out->partial |= (uint8_t)(1u << a);
+            TRY(mth__parse_axis(parser, &axis));
+            out->partial |= (uint8_t)(1u << axis);
         } while (several && mth__read_symbol(&parser->in, ','));
         if (several) TRY(mth__read_need(&parser->in, ")"));
     }
-    int p;
+    int partial;
     TRY(mth__read_need(&parser->in, "on"));
-    TRY(mth__read_reference(&parser->in, 'p', parser->placement.n, &p));
-    out->on = parser->placement.at[p];
-    mth_status status = mth__sharding_check(out, s);
+    TRY(mth__read_reference(&parser->in, 'p', parser->placement.n, &partial));
+    out->on = parser->placement.at[partial];
+    mth_status status = mth__sharding_check(out, shape);
     if (status)
         return mth__error_operator(status, mth__format(parser->in.arena, "line %d of the plan", parser->in.line));
-    mth__sharding_canonical(out, s);
+    mth__sharding_canonical(out, shape);
     return NULL;
 }
 
@@ -98,29 +98,30 @@ mth_status mth__parse_number(mth__plan_parser *parser, const char *what, size_t 
 }
 
 /* ---------------------------------------------------------------- roles: values */
-static mth_status declare(mth__plan_parser *parser, const char *s, mth__program_value v, int *out) {
+static mth_status declare(mth__plan_parser *parser, const char *name, mth__program_value record, int *out) {
     *out = (int)parser->role->value.n;
-    if (mth__names_add(parser->in.arena, &parser->names, s) != *out)
-        return mth__read_fail(&parser->in, F("%s is written a second time", s));
-    PUSH(parser->in.arena, parser->role->value, v);
+    if (mth__names_add(parser->in.arena, &parser->names, name) != *out)
+        return mth__read_fail(&parser->in, F("%s is written a second time", name));
+    PUSH(parser->in.arena, parser->role->value, record);
     return NULL;
 }
 
 mth_status mth__parse_value_named(mth__plan_parser *parser, int *out) {
-    const char *s;
-    TRY(mth__read_name(&parser->in, &s));
-    *out = mth__names_find(&parser->names, s);
-    return *out >= 0 ? NULL : mth__read_fail(&parser->in, F("%s is read, and nothing has written it on this role", s));
+    const char *name;
+    TRY(mth__read_name(&parser->in, &name));
+    *out = mth__names_find(&parser->names, name);
+    return *out >= 0 ? NULL
+                     : mth__read_fail(&parser->in, F("%s is read, and nothing has written it on this role", name));
 }
 
 static mth_status location(mth__plan_parser *parser, mth__program_value *value) {
     if (mth__read_word(&parser->in, "entry")) {
         value->storage = MTH__IN_ENTRY;
-        return mth__read_small(&parser->in, 0, (int)parser->p->entry.n - 1, &value->index);
+        return mth__read_small(&parser->in, 0, (int)parser->program->entry.n - 1, &value->index);
     }
     if (mth__read_word(&parser->in, "exit")) {
         value->storage = MTH__IN_EXIT;
-        TRY(mth__read_small(&parser->in, 0, (int)parser->p->exit.n - 1, &value->index));
+        TRY(mth__read_small(&parser->in, 0, (int)parser->program->exit.n - 1, &value->index));
         if (!mth__read_symbol(&parser->in, '+')) return NULL;
         value->storage = MTH__IN_LENT;
         return mth__read_integer(&parser->in, 0, INT64_MAX / 4, &value->offset);
@@ -151,10 +152,10 @@ static mth_status location(mth__plan_parser *parser, mth__program_value *value) 
  * with its writer. */
 mth_status mth__parse_value(mth__plan_parser *parser, bool written, int *out) {
     mth__program_value value = {0};
-    const char *s;
-    TRY(mth__read_name(&parser->in, &s));
+    const char *name;
+    TRY(mth__read_name(&parser->in, &name));
     TRY(mth__read_need(&parser->in, ":"));
-    value.name = s;
+    value.name = name;
     TRY(mth__parse_typed_shape(parser, &value.dtype, &value.local));
     value.shape = value.local;
     if (mth__read_word(&parser->in, "of")) TRY(shape(parser, &value.shape));
@@ -163,13 +164,13 @@ mth_status mth__parse_value(mth__plan_parser *parser, bool written, int *out) {
     TRY(location(parser, &value));
     if (written != (value.storage != MTH__IN_ENTRY && value.storage != MTH__IN_ALIAS))
         return mth__read_fail(
-            &parser->in, written ? F("an entry or a view is written") : F("no instruction writes %s", s));
-    value.memory = mth__usual_memory(parser->p, value.storage, value.index);
+            &parser->in, written ? F("an entry or a view is written") : F("no instruction writes %s", name));
+    value.memory = mth__usual_memory(parser->program, value.storage, value.index);
     if (mth__read_word(&parser->in, "memory")) {
         int kind;
         TRY(mth__read_one_of(&parser->in, mth__memory_words, MTH__MEMORY_KINDS, "kind of memory", &kind));
         value.memory = (mth__memory_kind)kind;
     }
     value.bytes = mth__shape_size(value.local) * (int64_t)mth_dtype_size(value.dtype);
-    return declare(parser, s, value, out);
+    return declare(parser, name, value, out);
 }

@@ -18,24 +18,24 @@
 #include <inttypes.h>
 #include <string.h>
 
-static void add_quoted(mth__text *text, const char *s) {
+static void add_quoted(mth__text *text, const char *quoted) {
     mth__text_add(text, "\"");
-    for (; *s; s++) {
-        if (*s == '"' || *s == '\\')
-            mth__text_add(text, "\\%c", *s);
-        else if ((unsigned char)*s < 32 || *s == 127)
-            mth__text_add(text, "\\x%02x", (unsigned char)*s);
+    for (; *quoted; quoted++) {
+        if (*quoted == '"' || *quoted == '\\')
+            mth__text_add(text, "\\%c", *quoted);
+        else if ((unsigned char)*quoted < 32 || *quoted == 127)
+            mth__text_add(text, "\\x%02x", (unsigned char)*quoted);
         else
-            mth__text_add(text, "%c", *s);
+            mth__text_add(text, "%c", *quoted);
     }
     mth__text_add(text, "\"");
 }
 
-static void add_name(mth__text *text, const char *s) {
-    if (mth__plain_name(s, strlen(s)))
-        mth__text_add(text, "%s", s);
+static void add_name(mth__text *text, const char *name) {
+    if (mth__plain_name(name, strlen(name)))
+        mth__text_add(text, "%s", name);
     else
-        add_quoted(text, s);
+        add_quoted(text, name);
 }
 
 /* "0..3, 8, 10..14:2" */
@@ -52,17 +52,17 @@ static void add_devices(mth__text *text, const int32_t *device, int n) {
 
 /* ---------------------------------------------------------------- the head */
 typedef struct {
-    mth__text *t;
-    const mth__program *p;
+    mth__text *text;
+    const mth__program *program;
     int *placement; /* by id: its number in the text, -1: unused */
 } printer;
 
-static void use(printer *w, const mth__sharding *s) { w->placement[s->on->id] = 0; }
+static void use(printer *writer, const mth__sharding *sharding) { writer->placement[sharding->on->id] = 0; }
 
 static void number_placements(printer *writer) {
-    const mth__program *program = writer->p;
+    const mth__program *program = writer->program;
     size_t n = program->mesh->placements.n;
-    writer->placement = NEW_ARRAY(writer->t->arena, int, n);
+    writer->placement = NEW_ARRAY(writer->text->arena, int, n);
     memset(writer->placement, -1, n * sizeof *writer->placement);
     for (size_t i = 0; i < program->entry.n; i++) use(writer, &program->entry.at[i].sharding);
     for (size_t i = 0; i < program->exit.n; i++) use(writer, &program->exit.at[i].sharding);
@@ -70,60 +70,60 @@ static void number_placements(printer *writer) {
         use(writer, &program->channel.at[i].from);
         use(writer, &program->channel.at[i].to);
     }
-    for (size_t r = 0; r < program->role.n; r++)
-        for (size_t v = 0; v < program->role.at[r].value.n; v++) use(writer, &program->role.at[r].value.at[v].sharding);
+    for (size_t j = 0; j < program->role.n; j++)
+        for (size_t m = 0; m < program->role.at[j].value.n; m++) use(writer, &program->role.at[j].value.at[m].sharding);
     for (size_t k = 0, number = 0; k < n; k++)
         if (writer->placement[k] >= 0) writer->placement[k] = (int)number++;
 }
 
 /* All its axes are the mesh's. */
 static bool is_slice(const mth__placement *on) {
-    for (int a = 0; a < on->naxes; a++)
-        if (on->mesh_axis[a] < 0) return false;
+    for (int axis = 0; axis < on->naxes; axis++)
+        if (on->mesh_axis[axis] < 0) return false;
     return true;
 }
 
 static void add_placement(printer *writer, const mth__placement *on) {
-    const mth__mesh *mesh = writer->p->mesh;
-    mth__text_add(writer->t, "placement p%d ", writer->placement[on->id]);
+    const mth__mesh *mesh = writer->program->mesh;
+    mth__text_add(writer->text, "placement p%d ", writer->placement[on->id]);
     if (on->id == 0) {
-        mth__text_add(writer->t, "whole\n");
+        mth__text_add(writer->text, "whole\n");
     } else if (on->naxes == 0) {
-        mth__text_add(writer->t, "device %d\n", on->device[0]);
+        mth__text_add(writer->text, "device %d\n", on->device[0]);
     } else if (on->naxes == 1 && on->count > 1) { /* a list of one is that device, without an axis */
-        mth__text_add(writer->t, "devices ");
-        add_devices(writer->t, on->device, on->count);
-        mth__text_add(writer->t, "\n");
+        mth__text_add(writer->text, "devices ");
+        add_devices(writer->text, on->device, on->count);
+        mth__text_add(writer->text, "\n");
     } else if (!is_slice(on)) {
-        mth__text_add(writer->t, "grid (");
-        for (int a = 0; a < on->naxes; a++) mth__text_add(writer->t, "%s%d", a ? ", " : "", on->dim[a]);
-        mth__text_add(writer->t, ") ");
-        add_devices(writer->t, on->device, on->count);
-        mth__text_add(writer->t, "\n");
+        mth__text_add(writer->text, "grid (");
+        for (int k = 0; k < on->naxes; k++) mth__text_add(writer->text, "%s%d", k ? ", " : "", on->dim[k]);
+        mth__text_add(writer->text, ") ");
+        add_devices(writer->text, on->device, on->count);
+        mth__text_add(writer->text, "\n");
     } else { /* the axis of the mesh that it lacks, and where */
         int axis = 0, stride = 1;
         while (axis < on->naxes && on->mesh_axis[axis] == axis) axis++;
-        for (int a = axis + 1; a < mesh->naxes; a++) stride *= mesh->dim[a];
-        mth__text_add(writer->t, "slice axis %d at %d\n", axis, on->device[0] / stride % mesh->dim[axis]);
+        for (int k = axis + 1; k < mesh->naxes; k++) stride *= mesh->dim[k];
+        mth__text_add(writer->text, "slice axis %d at %d\n", axis, on->device[0] / stride % mesh->dim[axis]);
     }
 }
 
-static void add_shape(mth__text *text, mth_dtype dtype, mth__shape s) {
+static void add_shape(mth__text *text, mth_dtype dtype, mth__shape shape) {
     if (dtype) mth__text_add(text, "%s", mth__dtypes[dtype].word);
     mth__text_add(text, "[");
-    for (int d = 0; d < s.rank; d++) mth__text_add(text, "%s%" PRId64, d ? "," : "", s.dim[d]);
+    for (int d = 0; d < shape.rank; d++) mth__text_add(text, "%s%" PRId64, d ? "," : "", shape.dim[d]);
     mth__text_add(text, "]");
 }
 
 static void add_sharding(printer *writer, const mth__sharding *sharding, int rank) {
     char buffer[512];
     mth__sharding_write(buffer, sizeof buffer, sharding, rank);
-    mth__text_add(writer->t, "%s on p%d", buffer, writer->placement[sharding->on->id]);
+    mth__text_add(writer->text, "%s on p%d", buffer, writer->placement[sharding->on->id]);
 }
 
 static void add_channel(printer *writer, int index) {
-    const mth__channel *channel = &writer->p->channel.at[index];
-    mth__text *text = writer->t;
+    const mth__channel *channel = &writer->program->channel.at[index];
+    mth__text *text = writer->text;
     mth__text_add(
         text, "channel c%d %s %s ", index, mth__channel_names[channel->kind], mth__algorithm_names[channel->algorithm]);
     add_shape(text, channel->dtype, channel->shape);
@@ -133,8 +133,8 @@ static void add_channel(printer *writer, int index) {
     add_sharding(writer, &channel->to, channel->shape.rank);
     if (channel->axes) {
         mth__text_add(text, " over ");
-        for (int a = 0, n = 0; a < MTH__AXES; a++)
-            if (channel->axes >> a & 1) mth__text_add(text, "%s%d", n++ ? "," : "", a);
+        for (int axis = 0, n = 0; axis < MTH__AXES; axis++)
+            if (channel->axes >> axis & 1) mth__text_add(text, "%s%d", n++ ? "," : "", axis);
     }
     if (channel->dim >= 0)
         mth__text_add(text, channel->kind == MTH__ALL_TO_ALL ? " split %d" : " dimension %d", channel->dim);
@@ -147,40 +147,41 @@ static void add_channel(printer *writer, int index) {
 /* What an entry or an exit is called, and how it lies on its devices; the end of its line. */
 static void add_port(
     printer *writer, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding) {
-    add_name(writer->t, name);
-    mth__text_add(writer->t, ": ");
-    add_shape(writer->t, dtype, shape);
-    mth__text_add(writer->t, " ");
+    add_name(writer->text, name);
+    mth__text_add(writer->text, ": ");
+    add_shape(writer->text, dtype, shape);
+    mth__text_add(writer->text, " ");
     add_sharding(writer, sharding, shape.rank);
-    mth__text_add(writer->t, "\n");
+    mth__text_add(writer->text, "\n");
 }
 
 static void add_head(printer *writer) {
-    const mth__program *program = writer->p;
-    mth__text *text = writer->t;
+    const mth__program *program = writer->program;
+    mth__text *text = writer->text;
     mth__text_add(text, "program\nmesh (");
-    for (int a = 0; a < program->mesh->naxes; a++) mth__text_add(text, "%s%d", a ? ", " : "", program->mesh->dim[a]);
+    for (int axis = 0; axis < program->mesh->naxes; axis++)
+        mth__text_add(text, "%s%d", axis ? ", " : "", program->mesh->dim[axis]);
     mth__text_add(text, program->mesh->naxes == 1 ? ",)\n" : ")\n");
     for (size_t k = 0; k < program->mesh->placements.n; k++)
         if (writer->placement[k] >= 0) add_placement(writer, program->mesh->placements.at[k]);
     for (size_t i = 0; i < program->entry.n; i++) {
-        const mth__entry *e = &program->entry.at[i];
-        mth__text_add(text, "entry %zu %s ", i, mth__entry_words[e->kind]);
-        add_port(writer, e->name, e->dtype, e->shape, &e->sharding);
+        const mth__entry *entry = &program->entry.at[i];
+        mth__text_add(text, "entry %zu %s ", i, mth__entry_words[entry->kind]);
+        add_port(writer, entry->name, entry->dtype, entry->shape, &entry->sharding);
     }
     for (size_t i = 0; i < program->exit.n; i++) {
-        const mth__exit *e = &program->exit.at[i];
-        mth__text_add(text, "exit %zu %s ", i, mth__exit_words[e->kind]);
-        if (e->kind == MTH__EXIT_SUCCESSOR) mth__text_add(text, "of %d ", e->entry);
-        add_port(writer, e->name, e->dtype, e->shape, &e->sharding);
+        const mth__exit *exit = &program->exit.at[i];
+        mth__text_add(text, "exit %zu %s ", i, mth__exit_words[exit->kind]);
+        if (exit->kind == MTH__EXIT_SUCCESSOR) mth__text_add(text, "of %d ", exit->entry);
+        add_port(writer, exit->name, exit->dtype, exit->shape, &exit->sharding);
     }
     for (size_t i = 0; i < program->channel.n && !mth__thread_stopped(); i++) add_channel(writer, (int)i);
 }
 
 /* ---------------------------------------------------------------- roles */
-static void add_value(printer *writer, const mth__role *role, int v) {
-    const mth__program_value *value = &role->value.at[v];
-    mth__text *text = writer->t;
+static void add_value(printer *writer, const mth__role *role, int number) {
+    const mth__program_value *value = &role->value.at[number];
+    mth__text *text = writer->text;
     add_name(text, value->name);
     mth__text_add(text, ": ");
     add_shape(text, value->dtype, value->local);
@@ -205,18 +206,18 @@ static void add_value(printer *writer, const mth__role *role, int v) {
         break;
     case MTH__IN_OWN: mth__text_add(text, value->space == MTH__HOST ? " at own host" : " at own"); break;
     }
-    if (value->memory != mth__usual_memory(writer->p, value->storage, value->index))
+    if (value->memory != mth__usual_memory(writer->program, value->storage, value->index))
         mth__text_add(text, " memory %s", mth__memory_words[value->memory]);
 }
 
-static void add_real(mth__text *t, double f) { /* the shortest that reads back the same */
-    char s[40];
+static void add_real(mth__text *text, double real) { /* the shortest that reads back the same */
+    char shortest[40];
     for (int digits = 6; digits <= 17; digits++) {
-        mth__print(s, sizeof s, "%.*g", digits, f);
+        mth__print(shortest, sizeof shortest, "%.*g", digits, real);
         const char *end;
-        if (mth__read_real(s, &end) == f) break;
+        if (mth__read_real(shortest, &end) == real) break;
     }
-    mth__text_add(t, "%s", s);
+    mth__text_add(text, "%s", shortest);
 }
 
 static void add_attrs(mth__text *text, const mth__op *op, const mth__attrs *given) {
@@ -235,14 +236,14 @@ static void add_attrs(mth__text *text, const mth__op *op, const mth__attrs *give
 
 static void add_instr(printer *writer, const mth__role *role, int index) {
     const mth__instr *instr = &role->instr.at[index];
-    mth__text *text = writer->t;
+    mth__text *text = writer->text;
     mth__text_add(text, "  %d  ", index);
     for (int j = 0; j < instr->nout; j++) {
         if (j) mth__text_add(text, ", ");
         add_value(writer, role, instr->out[j]);
     }
     if (instr->nout) mth__text_add(text, " = ");
-    const mth__channel *channel = instr->channel < 0 ? NULL : &writer->p->channel.at[instr->channel];
+    const mth__channel *channel = instr->channel < 0 ? NULL : &writer->program->channel.at[instr->channel];
     if (mth__is_started(instr)) mth__text_add(text, "start ");
     if (mth__is_started(instr) && instr->stream != mth__usual_stream(instr->kind))
         mth__text_add(text, "on %d ", instr->stream);
@@ -293,63 +294,63 @@ typedef struct {
     int *head, *next;
 } views; /* by base, by view: 1 + value */
 
-static void add_views(printer *writer, const mth__role *role, const views *v, int base) {
-    for (int a = v->head[base]; a; a = v->next[a - 1]) {
-        mth__text_add(writer->t, "  ");
-        add_value(writer, role, a - 1);
-        mth__text_add(writer->t, "\n");
+static void add_views(printer *writer, const mth__role *role, const views *list, int base) {
+    for (int at = list->head[base]; at; at = list->next[at - 1]) {
+        mth__text_add(writer->text, "  ");
+        add_value(writer, role, at - 1);
+        mth__text_add(writer->text, "\n");
     }
 }
 
 static void add_role(printer *writer, int index) {
-    const mth__role *role = &writer->p->role.at[index];
+    const mth__role *role = &writer->program->role.at[index];
     mth__arena *scratch = mth__arena_new();
-    views v = {NEW_ARRAY(scratch, int, role->value.n), NEW_ARRAY(scratch, int, role->value.n)};
+    views list = {NEW_ARRAY(scratch, int, role->value.n), NEW_ARRAY(scratch, int, role->value.n)};
     for (size_t k = role->value.n; k-- > 0;) {
         const mth__program_value *value = &role->value.at[k];
         if (value->storage != MTH__IN_ALIAS) continue;
-        v.next[k] = v.head[value->index];
-        v.head[value->index] = (int)k + 1;
+        list.next[k] = list.head[value->index];
+        list.head[value->index] = (int)k + 1;
     }
-    mth__text_add(writer->t, "role %d devices ", index);
-    add_devices(writer->t, role->device, role->ndevice);
-    mth__text_add(writer->t, " slab %" PRId64, role->slab[MTH__DEVICE]);
-    if (role->slab[MTH__HOST]) mth__text_add(writer->t, " host %" PRId64, role->slab[MTH__HOST]);
-    mth__text_add(writer->t, "\n");
+    mth__text_add(writer->text, "role %d devices ", index);
+    add_devices(writer->text, role->device, role->ndevice);
+    mth__text_add(writer->text, " slab %" PRId64, role->slab[MTH__DEVICE]);
+    if (role->slab[MTH__HOST]) mth__text_add(writer->text, " host %" PRId64, role->slab[MTH__HOST]);
+    mth__text_add(writer->text, "\n");
     for (size_t k = 0; k < role->value.n; k++)
         if (role->value.at[k].storage == MTH__IN_ENTRY) {
-            mth__text_add(writer->t, "  ");
+            mth__text_add(writer->text, "  ");
             add_value(writer, role, (int)k);
-            mth__text_add(writer->t, "\n");
-            add_views(writer, role, &v, (int)k);
+            mth__text_add(writer->text, "\n");
+            add_views(writer, role, &list, (int)k);
         }
     for (size_t i = 0; i < role->instr.n && !mth__thread_stopped(); i++) {
         add_instr(writer, role, (int)i);
-        for (int j = 0; j < role->instr.at[i].nout; j++) add_views(writer, role, &v, role->instr.at[i].out[j]);
+        for (int j = 0; j < role->instr.at[i].nout; j++) add_views(writer, role, &list, role->instr.at[i].out[j]);
     }
     mth__arena_free(scratch);
 }
 
 /* ---------------------------------------------------------------- what follows from it */
 static void add_template(printer *writer, const mth__template *template) {
-    mth__text steps = mth__text_new(writer->t->arena);
+    mth__text steps = mth__text_new(writer->text->arena);
     mth__template_print(&steps, template);
     for (const char *line = steps.at; line && *line;) {
         int n = (int)strcspn(line, "\n");
-        mth__text_add(writer->t, "# %.*s\n", n, line);
+        mth__text_add(writer->text, "# %.*s\n", n, line);
         line += n + (line[n] == '\n');
     }
 }
 
 /* Each once, in the order in which channels use them. */
 static void add_templates(printer *writer) {
-    const mth__program *program = writer->p;
+    const mth__program *program = writer->program;
     int largest = 0;
     for (size_t i = 0; i < program->channel.n; i++) {
         int n = mth__channel_size(&program->channel.at[i]);
         if (program->channel.at[i].algorithm != MTH__DIRECT && n > largest) largest = n;
     }
-    bool *printed = NEW_ARRAY(writer->t->arena, bool, MTH__TRANSFER *MTH__ALGORITHMS *(largest + 1));
+    bool *printed = NEW_ARRAY(writer->text->arena, bool, MTH__TRANSFER *MTH__ALGORITHMS *(largest + 1));
     for (size_t i = 0; i < program->channel.n; i++) {
         const mth__channel *channel = &program->channel.at[i];
         if (channel->algorithm == MTH__DIRECT || channel->kind == MTH__TRANSFER) continue;
@@ -363,12 +364,12 @@ static void add_templates(printer *writer) {
 }
 
 static void add_totals(printer *writer) {
-    int n = writer->p->mesh->count;
-    mth__traffic *traffic = NEW_ARRAY(writer->t->arena, mth__traffic, n);
+    int n = writer->program->mesh->count;
+    mth__traffic *traffic = NEW_ARRAY(writer->text->arena, mth__traffic, n);
     bool counted;
-    mth_status uncounted = mth__program_traffic(writer->p, traffic, &counted);
+    mth_status uncounted = mth__program_traffic(writer->program, traffic, &counted);
     if (uncounted || !counted) {
-        mth__text_add(writer->t, "# what devices receive is not counted: %s\n",
+        mth__text_add(writer->text, "# what devices receive is not counted: %s\n",
             uncounted ? mth_error_get_what(uncounted) : "too many steps");
         mth_error_free(uncounted);
         return;
@@ -376,21 +377,22 @@ static void add_totals(printer *writer) {
     for (int d = 0, run; d < n; d += run) {
         for (run = 1; d + run < n && traffic[d + run].received == traffic[d].received;) run++;
         if (run > 1)
-            mth__text_add(writer->t, "# devices %d..%d: each receives ", d, d + run - 1);
+            mth__text_add(writer->text, "# devices %d..%d: each receives ", d, d + run - 1);
         else
-            mth__text_add(writer->t, "# device %d: receives ", d);
+            mth__text_add(writer->text, "# device %d: receives ", d);
         if (traffic[d].received == INT64_MAX)
-            mth__text_add(writer->t, "2^63 bytes or more\n");
+            mth__text_add(writer->text, "2^63 bytes or more\n");
         else
-            mth__text_add(writer->t, "%" PRId64 " bytes\n", traffic[d].received);
+            mth__text_add(writer->text, "%" PRId64 " bytes\n", traffic[d].received);
     }
 }
 
 void mth__program_print(mth__text *text, const mth__program *program) {
-    printer writer = {.t = text, .p = program};
+    printer writer = {.text = text, .program = program};
     number_placements(&writer);
     add_head(&writer);
-    for (size_t r = 0; r < program->role.n && !mth__thread_stopped(); r++) add_role(&writer, (int)r);
+    for (size_t role_number = 0; role_number < program->role.n && !mth__thread_stopped(); role_number++)
+        add_role(&writer, (int)role_number);
     add_templates(&writer);
     add_totals(&writer);
 }

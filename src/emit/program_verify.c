@@ -50,7 +50,7 @@
 enum { MOST_STEPS = 1 << 25, MOST_SET_BYTES = 1 << 29 };
 
 /* ---------------------------------------------------------------- exits */
-/* Is value x what the exit is said to be? */
+/* Is the value what the exit is said to be? */
 static bool is_exit(const mth__program_value *value, const mth__exit *exit) {
     return value->dtype == exit->dtype && mth__shape_equal(value->shape, exit->shape) &&
         mth__sharding_equal(&value->sharding, &exit->sharding, exit->shape.rank);
@@ -62,25 +62,27 @@ static mth_status check_exits(mth__verification *proof) {
     const mth__role *role = proof->role;
     for (size_t i = 0; i < role->instr.n; i++)
         for (int j = 0; j < role->instr.at[i].nout; j++) {
-            int x = role->instr.at[i].out[j];
-            if (role->value.at[x].storage == MTH__IN_EXIT) proof->exit_last[role->value.at[x].index] = x;
+            int number = role->instr.at[i].out[j];
+            if (role->value.at[number].storage == MTH__IN_EXIT) proof->exit_last[role->value.at[number].index] = number;
         }
     bool *fits = NEW_ARRAY(proof->arena, bool, role->value.n); /* by the value that is written last */
-    for (int x = 0; x < (int)role->value.n; x++) {
-        int base = mth__verify_base(role, x), e = role->value.at[base].index;
-        if (role->value.at[base].storage != MTH__IN_EXIT || proof->exit_last[e] != base ||
-            role->value.at[x].bytes != role->value.at[base].bytes)
+    for (int number = 0; number < (int)role->value.n; number++) {
+        int base = mth__verify_base(role, number), exit_number = role->value.at[base].index;
+        if (role->value.at[base].storage != MTH__IN_EXIT || proof->exit_last[exit_number] != base ||
+            role->value.at[number].bytes != role->value.at[base].bytes)
             continue;
-        fits[base] |= is_exit(&role->value.at[x], &proof->program->exit.at[e]);
+        fits[base] |= is_exit(&role->value.at[number], &proof->program->exit.at[exit_number]);
     }
     for (size_t k = 0; k < proof->exits.n; k++) {
-        int e = proof->exits.at[k], last = proof->exit_last[e];
-        const mth__exit *x = &proof->program->exit.at[e];
+        int exit_number = proof->exits.at[k], last = proof->exit_last[exit_number];
+        const mth__exit *exit = &proof->program->exit.at[exit_number];
         if (last < 0)
-            return mth__refuse(proof, -1, -1, F("nothing writes exit %d, %s, in which it has values", e, x->name));
+            return mth__refuse(
+                proof, -1, -1, F("nothing writes exit %d, %s, in which it has values", exit_number, exit->name));
         if (!fits[last])
-            return mth__refuse(proof, -1, last, F("what leaves as exit %d, %s, is not what the exit is", e, x->name));
-        proof->left[e] += role->ndevice; /* all are on its placement, as that value is */
+            return mth__refuse(
+                proof, -1, last, F("what leaves as exit %d, %s, is not what the exit is", exit_number, exit->name));
+        proof->left[exit_number] += role->ndevice; /* all are on its placement, as that value is */
     }
     return NULL;
 }
@@ -94,31 +96,33 @@ static bool writes_exit(const mth__role *role, const mth__instr *instr, int exit
 
 /* Every device of an exit's placement writes it. */
 static mth_status check_left(mth__verification *proof) {
-    for (size_t e = 0; e < proof->program->exit.n; e++) {
-        const mth__exit *exit = &proof->program->exit.at[e];
-        if (proof->left[e] == exit->sharding.on->count) continue;
-        int d = mth__verify_lacking(proof, exit->sharding.on, writes_exit, (int)e);
-        if (d < 0) return INTERNAL("exit %zu: devices are counted wrongly", e);
+    for (size_t exit_number = 0; exit_number < proof->program->exit.n; exit_number++) {
+        const mth__exit *exit = &proof->program->exit.at[exit_number];
+        if (proof->left[exit_number] == exit->sharding.on->count) continue;
+        int d = mth__verify_lacking(proof, exit->sharding.on, writes_exit, (int)exit_number);
+        if (d < 0) return INTERNAL("exit %zu: devices are counted wrongly", exit_number);
         int role = proof->program->role_of[d];
         if (role < 0)
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE,
-                                           F("exit %zu, %s: %d devices must write it, %lld do; device %d has no role",
-                                               e, exit->name, exit->sharding.on->count, (long long)proof->left[e], d),
-                                           F("give every device of its placement a role that writes it")),
+            return mth__error_operator(
+                FAIL(MTH_ERROR_VALUE,
+                    F("exit %zu, %s: %d devices must write it, %lld do; device %d has no role", exit_number, exit->name,
+                        exit->sharding.on->count, (long long)proof->left[exit_number], d),
+                    F("give every device of its placement a role that writes it")),
                 exit->name);
         proof->role = &proof->program->role.at[role];
         proof->number = role;
-        return mth__refuse(proof, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", e, exit->name));
+        return mth__refuse(
+            proof, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", exit_number, exit->name));
     }
     return NULL;
 }
 
 /* ---------------------------------------------------------------- entries, roles */
 static mth_status whole(
-    const char *kind, size_t i, const char *name, const mth__sharding *s, mth__shape shape, mth_dtype dtype) {
+    const char *kind, size_t i, const char *name, const mth__sharding *sharding, mth__shape shape, mth_dtype dtype) {
     mth_status bad = mth__shape_check(shape, dtype);
-    if (!bad) bad = mth__sharding_check(s, shape);
-    if (!bad && s->partial)
+    if (!bad) bad = mth__sharding_check(sharding, shape);
+    if (!bad && sharding->partial)
         bad = FAIL(MTH_ERROR_VALUE, F("%s %zu, %s, is a partial sum", kind, i, name),
             F("reduce it before it leaves the program, and give inputs whole"));
     return bad ? mth__error_operator(bad, name) : NULL;
@@ -151,31 +155,32 @@ static mth_status check_successor(const mth__verification *proof, size_t i) {
 }
 
 /* What is known at run time only is one number, whole everywhere. */
-static mth_status check_scalar(size_t i, const mth__entry *e) {
-    if (e->kind != MTH__ENTRY_SCALAR || e->shape.rank == 0) return NULL;
+static mth_status check_scalar(size_t i, const mth__entry *entry) {
+    if (entry->kind != MTH__ENTRY_SCALAR || entry->shape.rank == 0) return NULL;
     return mth__error_operator(
-        FAIL(MTH_ERROR_VALUE, F("entry %zu, %s, is a scalar and has %d dimensions", i, e->name, e->shape.rank),
+        FAIL(MTH_ERROR_VALUE, F("entry %zu, %s, is a scalar and has %d dimensions", i, entry->name, entry->shape.rank),
             F("give it no dimension")),
-        e->name);
+        entry->name);
 }
 
 /* Refuses what would take too long to prove. */
 static mth_status check_template(
-    const mth__verification *proof, size_t channel, const mth__template *t, int64_t *steps) {
-    const int64_t slots = (int64_t)t->n * t->chunks * (t->double_buffer ? 2 : 1);
-    const int64_t bytes = mth__size_product(slots, ((int64_t)t->n + 63) / 64 * 8);
-    *steps = mth__size_sum(*steps, mth__template_size(t));
-    if (bytes <= MOST_SET_BYTES && *steps <= MOST_STEPS) return mth__template_verify(t);
-    const mth__channel *c = &proof->program->channel.at[channel];
+    const mth__verification *proof, size_t channel, const mth__template *template, int64_t *steps) {
+    const int64_t slots = (int64_t)template->n * template->chunks * (template->double_buffer ? 2 : 1);
+    const int64_t bytes = mth__size_product(slots, ((int64_t)template->n + 63) / 64 * 8);
+    *steps = mth__size_sum(*steps, mth__template_size(template));
+    if (bytes <= MOST_SET_BYTES && *steps <= MOST_STEPS) return mth__template_verify(template);
+    const mth__channel *record = &proof->program->channel.at[channel];
     return mth__error_operator(
         FAIL(MTH_ERROR_VALUE,
-            bytes > MOST_SET_BYTES ? F("%s %s over %d devices has more contributions to follow than are proved",
-                                         mth__channel_names[t->kind], mth__algorithm_names[t->algorithm], t->n)
-                                   : F("the plan uses more templates of collectives than are proved: they have more "
-                                       "than %d steps together",
-                                         MOST_STEPS),
+            bytes > MOST_SET_BYTES
+                ? F("%s %s over %d devices has more contributions to follow than are proved",
+                      mth__channel_names[template->kind], mth__algorithm_names[template->algorithm], template->n)
+                : F("the plan uses more templates of collectives than are proved: they have more "
+                    "than %d steps together",
+                      MOST_STEPS),
             F("use the direct algorithm, or groups of fewer devices or fewer different sizes")),
-        mth__format(proof->arena, "channel c%zu (%s)", channel, c->label));
+        mth__format(proof->arena, "channel c%zu (%s)", channel, record->label));
 }
 
 static mth_status check_channels(const mth__verification *proof) {
@@ -262,14 +267,14 @@ static mth_status verify(mth__verification *proof) {
         proof->role = &program->role.at[i];
         proof->number = (int)i;
         proof->arena = mth__arena_new();
-        mth_status s = check_role(proof);
-        if (!s) s = mth__verify_values(proof);
-        if (!s) s = mth__verify_order(proof);
-        if (!s) s = mth__verify_bytes(proof);
-        if (!s) s = check_exits(proof);
+        mth_status status = check_role(proof);
+        if (!status) status = mth__verify_values(proof);
+        if (!status) status = mth__verify_order(proof);
+        if (!status) status = mth__verify_bytes(proof);
+        if (!status) status = check_exits(proof);
         mth__arena_free(proof->arena);
         proof->arena = all;
-        if (s) return s;
+        if (status) return status;
     }
     TRY(check_left(proof));
     TRY(mth__verify_moves(proof));
@@ -279,7 +284,7 @@ static mth_status verify(mth__verification *proof) {
 mth_status mth__program_verify(const mth__program *program) {
     mth__verification proof = {.arena = mth__arena_new(), .program = program};
     mth__arena *arena = proof.arena;
-    mth_status s = verify(&proof);
+    mth_status status = verify(&proof);
     mth__arena_free(arena);
-    return s;
+    return status;
 }

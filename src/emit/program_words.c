@@ -15,12 +15,13 @@ const char *const mth__stream_owners[MTH__STREAMS] = {"computes", "communicates"
 static const char *const reserved[] = {"work", "region", "stage", "microbatch", "recompute", "backward", "update",
     "from", "entry", "exit", "slab", "host", "own"};
 
-bool mth__plain_name(const char *s, size_t n) {
+bool mth__plain_name(const char *name, size_t n) {
     for (size_t k = 0; k < sizeof reserved / sizeof *reserved; k++)
-        if (strlen(reserved[k]) == n && !memcmp(reserved[k], s, n)) return false;
-    if (n && s[0] >= '0' && s[0] <= '9') return false;
+        if (strlen(reserved[k]) == n && !memcmp(reserved[k], name, n)) return false;
+    if (n && name[0] >= '0' && name[0] <= '9') return false;
     for (size_t i = 0; i < n; i++)
-        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", s[i]) || !s[i]) return false;
+        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", name[i]) || !name[i])
+            return false;
     return n > 0;
 }
 
@@ -42,40 +43,40 @@ mth_status mth__read_fail(const mth__reader *reader, char *what) {
     size_t n = strcspn(reader->at, "\n");
     mth__print(line, sizeof line, "%.*s", (int)(n < sizeof line ? n : sizeof line - 1), reader->at);
     mth__brief(near, sizeof near, line);
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("line %d of the plan: %s at '%s'", reader->line, what, near),
+    mth_status status = FAIL(MTH_ERROR_VALUE, F("line %d of the plan: %s at '%s'", reader->line, what, near),
         F("give a text as mth_plan_print makes it"));
     mth__free(what);
-    return s;
+    return status;
 }
 
 /* ---------------------------------------------------------------- words */
-void mth__read_skip(mth__reader *x) { x->at += strspn(x->at, " "); }
+void mth__read_skip(mth__reader *reader) { reader->at += strspn(reader->at, " "); }
 bool mth__read_ends(mth__reader *reader) {
     mth__read_skip(reader);
     return *reader->at == '\n' || *reader->at == 0;
 }
-bool mth__is_word(char c) {
-    return c && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", c);
+bool mth__is_word(char character) {
+    return character && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", character);
 }
 
-bool mth__read_symbol(mth__reader *reader, char c) {
+bool mth__read_symbol(mth__reader *reader, char character) {
     mth__read_skip(reader);
-    if (*reader->at != c) return false;
+    if (*reader->at != character) return false;
     reader->at++;
     return true;
 }
 
-bool mth__read_word(mth__reader *reader, const char *w) {
-    size_t n = strlen(w);
+bool mth__read_word(mth__reader *reader, const char *word) {
+    size_t n = strlen(word);
     mth__read_skip(reader);
-    if (strncmp(reader->at, w, n) || mth__is_word(reader->at[n])) return false;
+    if (strncmp(reader->at, word, n) || mth__is_word(reader->at[n])) return false;
     reader->at += n;
     return true;
 }
 
-mth_status mth__read_need(mth__reader *reader, const char *w) {
-    bool found = mth__is_word(*w) ? mth__read_word(reader, w) : mth__read_symbol(reader, *w);
-    return found ? NULL : mth__read_fail(reader, F("'%s' is missing", w));
+mth_status mth__read_need(mth__reader *reader, const char *word) {
+    bool found = mth__is_word(*word) ? mth__read_word(reader, word) : mth__read_symbol(reader, *word);
+    return found ? NULL : mth__read_fail(reader, F("'%s' is missing", word));
 }
 
 mth_status mth__read_one_of(mth__reader *reader, const char *const *words, int n, const char *what, int *out) {
@@ -89,27 +90,27 @@ mth_status mth__read_one_of(mth__reader *reader, const char *const *words, int n
 
 mth_status mth__read_integer(mth__reader *reader, int64_t low, int64_t high, int64_t *out) {
     mth__read_skip(reader);
-    const char *s = reader->at;
-    bool minus = *s == '-';
-    if (minus) s++;
-    if (*s < '0' || *s > '9') return mth__read_fail(reader, F("a number is missing"));
-    int64_t v = 0;
-    for (; *s >= '0' && *s <= '9'; s++)
-        if (__builtin_mul_overflow(v, 10, &v) || __builtin_sub_overflow(v, *s - '0', &v))
+    const char *from = reader->at;
+    bool minus = *from == '-';
+    if (minus) from++;
+    if (*from < '0' || *from > '9') return mth__read_fail(reader, F("a number is missing"));
+    int64_t value = 0;
+    for (; *from >= '0' && *from <= '9'; from++)
+        if (__builtin_mul_overflow(value, 10, &value) || __builtin_sub_overflow(value, *from - '0', &value))
             return mth__read_fail(reader, F("the number is too large"));
-    if (!minus && __builtin_sub_overflow((int64_t)0, v, &v))
+    if (!minus && __builtin_sub_overflow((int64_t)0, value, &value))
         return mth__read_fail(reader, F("the number is too large"));
-    if (v < low || v > high)
+    if (value < low || value > high)
         return mth__read_fail(reader, F("the number is outside %" PRId64 " to %" PRId64, low, high));
-    reader->at = s;
-    *out = v;
+    reader->at = from;
+    *out = value;
     return NULL;
 }
 
 mth_status mth__read_small(mth__reader *reader, int low, int high, int *out) {
-    int64_t v;
-    TRY(mth__read_integer(reader, low, high, &v));
-    *out = (int)v;
+    int64_t value;
+    TRY(mth__read_integer(reader, low, high, &value));
+    *out = (int)value;
     return NULL;
 }
 
@@ -126,13 +127,13 @@ mth_status mth__read_quoted(mth__reader *reader, const char **out) {
     const char *end = reader->at;
     while (*end != '"' && *end != '\n' && *end) end += *end == '\\' && end[1] && end[1] != '\n' ? 2 : 1;
     if (*end != '"') return mth__read_fail(reader, F("a quote does not end"));
-    char *s = mth__alloc(reader->arena, (size_t)(end - reader->at) + 1), *to = s;
+    char *text = mth__alloc(reader->arena, (size_t)(end - reader->at) + 1), *to = text;
     while (reader->at < end) {
         if (*reader->at == '\\' && reader->at[1] == 'x') {
             char hex[3] = {reader->at[2], reader->at[2] ? reader->at[3] : 0, 0}, *stop;
-            long c = strtol(hex, &stop, 16);
-            if (stop != hex + 2 || c == 0) return mth__read_fail(reader, F("\\x needs two digits, not 00"));
-            *to++ = (char)c;
+            long code = strtol(hex, &stop, 16);
+            if (stop != hex + 2 || code == 0) return mth__read_fail(reader, F("\\x needs two digits, not 00"));
+            *to++ = (char)code;
             reader->at += 4;
         } else {
             reader->at += *reader->at == '\\';
@@ -140,7 +141,7 @@ mth_status mth__read_quoted(mth__reader *reader, const char **out) {
         }
     }
     reader->at++;
-    *out = s;
+    *out = text;
     return NULL;
 }
 
@@ -150,9 +151,9 @@ mth_status mth__read_name(mth__reader *reader, const char **out) {
     size_t n = 0;
     while (mth__is_word(reader->at[n])) n++;
     if (!mth__plain_name(reader->at, n)) return mth__read_fail(reader, F("a name is missing"));
-    char *s = mth__alloc(reader->arena, n + 1);
-    memcpy(s, reader->at, n);
+    char *name = mth__alloc(reader->arena, n + 1);
+    memcpy(name, reader->at, n);
     reader->at += n;
-    *out = s;
+    *out = name;
     return NULL;
 }

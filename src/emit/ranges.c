@@ -1,129 +1,129 @@
 #include "emit/ranges.h"
 
 mth__ranges mth__ranges_new(mth__arena *arena) {
-    mth__ranges r = {.arena = arena};
-    PUSH(arena, r.node, ((mth__range){0})); /* node 0 is the empty tree */
-    return r;
+    mth__ranges ranges = {.arena = arena};
+    PUSH(arena, ranges.node, ((mth__range){0})); /* node 0 is the empty tree */
+    return ranges;
 }
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static void update(mth__ranges *r, int n) {
-    mth__range *x = &r->node.at[n], *a = &r->node.at[x->left], *b = &r->node.at[x->right];
-    x->largest = larger(x->size, larger(a->largest, b->largest));
-    x->height = 1 + (a->height > b->height ? a->height : b->height);
+static void update(mth__ranges *ranges, int n) {
+    mth__range *range = &ranges->node.at[n], *a = &ranges->node.at[range->left], *b = &ranges->node.at[range->right];
+    range->largest = larger(range->size, larger(a->largest, b->largest));
+    range->height = 1 + (a->height > b->height ? a->height : b->height);
 }
 
-static int turn_right(mth__ranges *r, int n) {
-    int top = r->node.at[n].left;
-    r->node.at[n].left = r->node.at[top].right;
-    r->node.at[top].right = n;
-    update(r, n);
-    update(r, top);
+static int turn_right(mth__ranges *ranges, int n) {
+    int top = ranges->node.at[n].left;
+    ranges->node.at[n].left = ranges->node.at[top].right;
+    ranges->node.at[top].right = n;
+    update(ranges, n);
+    update(ranges, top);
     return top;
 }
 
-static int turn_left(mth__ranges *r, int n) {
-    int top = r->node.at[n].right;
-    r->node.at[n].right = r->node.at[top].left;
-    r->node.at[top].left = n;
-    update(r, n);
-    update(r, top);
+static int turn_left(mth__ranges *ranges, int n) {
+    int top = ranges->node.at[n].right;
+    ranges->node.at[n].right = ranges->node.at[top].left;
+    ranges->node.at[top].left = n;
+    update(ranges, n);
+    update(ranges, top);
     return top;
 }
 
-static int lean(const mth__ranges *r, int n) {
-    return r->node.at[r->node.at[n].left].height - r->node.at[r->node.at[n].right].height;
+static int lean(const mth__ranges *ranges, int n) {
+    return ranges->node.at[ranges->node.at[n].left].height - ranges->node.at[ranges->node.at[n].right].height;
 }
 
 /* The root of the tree at n, of whose subtrees one has grown or shrunk by one. */
-static int balance(mth__ranges *r, int n) {
-    mth__range *x = &r->node.at[n];
-    int to = lean(r, n);
+static int balance(mth__ranges *ranges, int n) {
+    mth__range *range = &ranges->node.at[n];
+    int to = lean(ranges, n);
     if (to > 1) {
-        if (lean(r, x->left) < 0) x->left = turn_left(r, x->left);
-        return turn_right(r, n);
+        if (lean(ranges, range->left) < 0) range->left = turn_left(ranges, range->left);
+        return turn_right(ranges, n);
     }
     if (to < -1) {
-        if (lean(r, x->right) > 0) x->right = turn_right(r, x->right);
-        return turn_left(r, n);
+        if (lean(ranges, range->right) > 0) range->right = turn_right(ranges, range->right);
+        return turn_left(ranges, n);
     }
-    update(r, n);
+    update(ranges, n);
     return n;
 }
 
 /* These three go down as far as the tree is high: 1.44 times the logarithm of its ranges, whatever they are. */
-static int insert(mth__ranges *r, int n, int added) {
-    mth__range *x = &r->node.at[n];
+static int insert(mth__ranges *ranges, int n, int added) {
+    mth__range *range = &ranges->node.at[n];
     if (!n) return added;
-    if (r->node.at[added].start < x->start)
-        x->left = insert(r, x->left, added);
+    if (ranges->node.at[added].start < range->start)
+        range->left = insert(ranges, range->left, added);
     else
-        x->right = insert(r, x->right, added);
-    return balance(r, n);
+        range->right = insert(ranges, range->right, added);
+    return balance(ranges, n);
 }
 
-static int take_first(mth__ranges *r, int n, int *first) {
-    mth__range *x = &r->node.at[n];
-    if (!x->left) return *first = n, x->right;
-    x->left = take_first(r, x->left, first);
-    return balance(r, n);
+static int take_first(mth__ranges *ranges, int n, int *first) {
+    mth__range *range = &ranges->node.at[n];
+    if (!range->left) return *first = n, range->right;
+    range->left = take_first(ranges, range->left, first);
+    return balance(ranges, n);
 }
 
-static int erase(mth__ranges *r, int n, int64_t start) {
-    mth__range *x = &r->node.at[n];
-    if (x->start != start) {
-        if (start < x->start)
-            x->left = erase(r, x->left, start);
+static int erase(mth__ranges *ranges, int n, int64_t start) {
+    mth__range *range = &ranges->node.at[n];
+    if (range->start != start) {
+        if (start < range->start)
+            range->left = erase(ranges, range->left, start);
         else
-            x->right = erase(r, x->right, start);
-        return balance(r, n);
+            range->right = erase(ranges, range->right, start);
+        return balance(ranges, n);
     }
-    int left = x->left, right = x->right, next;
-    x->left = r->spare;
-    r->spare = n;
+    int left = range->left, right = range->right, next;
+    range->left = ranges->spare;
+    ranges->spare = n;
     if (!right) return left;
-    right = take_first(r, right, &next);
-    r->node.at[next].left = left;
-    r->node.at[next].right = right;
-    return balance(r, next);
+    right = take_first(ranges, right, &next);
+    ranges->node.at[next].left = left;
+    ranges->node.at[next].right = right;
+    return balance(ranges, next);
 }
 
-void mth__ranges_insert(mth__ranges *r, int64_t start, int64_t size, int tag) {
-    int n = r->spare;
+void mth__ranges_insert(mth__ranges *ranges, int64_t start, int64_t size, int tag) {
+    int n = ranges->spare;
     if (n) {
-        r->spare = r->node.at[n].left;
+        ranges->spare = ranges->node.at[n].left;
     } else {
-        n = (int)r->node.n;
-        PUSH(r->arena, r->node, ((mth__range){0}));
+        n = (int)ranges->node.n;
+        PUSH(ranges->arena, ranges->node, ((mth__range){0}));
     }
-    r->node.at[n] = (mth__range){.start = start, .size = size, .largest = size, .height = 1, .tag = tag};
-    r->root = insert(r, r->root, n);
+    ranges->node.at[n] = (mth__range){.start = start, .size = size, .largest = size, .height = 1, .tag = tag};
+    ranges->root = insert(ranges, ranges->root, n);
 }
 
-void mth__ranges_erase(mth__ranges *r, int64_t start) { r->root = erase(r, r->root, start); }
+void mth__ranges_erase(mth__ranges *ranges, int64_t start) { ranges->root = erase(ranges, ranges->root, start); }
 
-const mth__range *mth__ranges_overlapping(const mth__ranges *r, int64_t start, int64_t size) {
+const mth__range *mth__ranges_overlapping(const mth__ranges *ranges, int64_t start, int64_t size) {
     /* the last that starts before the end: ranges are disjoint, so no other reaches as far */
     const mth__range *last = NULL;
-    for (int n = r->root; n;) {
-        const mth__range *x = &r->node.at[n];
-        if (x->start < start + size) last = x;
-        n = x->start < start + size ? x->right : x->left;
+    for (int n = ranges->root; n;) {
+        const mth__range *range = &ranges->node.at[n];
+        if (range->start < start + size) last = range;
+        n = range->start < start + size ? range->right : range->left;
     }
     return last && last->start + last->size > start ? last : NULL;
 }
 
-const mth__range *mth__ranges_fit(const mth__ranges *r, int64_t size) {
-    int n = r->root;
-    if (r->node.at[n].largest < size) return NULL;
+const mth__range *mth__ranges_fit(const mth__ranges *ranges, int64_t size) {
+    int n = ranges->root;
+    if (ranges->node.at[n].largest < size) return NULL;
     for (;;) {
-        const mth__range *x = &r->node.at[n];
-        if (r->node.at[x->left].largest >= size)
-            n = x->left;
-        else if (x->size >= size)
-            return x;
+        const mth__range *range = &ranges->node.at[n];
+        if (ranges->node.at[range->left].largest >= size)
+            n = range->left;
+        else if (range->size >= size)
+            return range;
         else
-            n = x->right;
+            n = range->right;
     }
 }

@@ -61,8 +61,8 @@ typedef struct {
 mth_status mth__refuse(const mth__verification *, int instr, int value, char *what);
 /* takes the error */
 mth_status mth__refuse_for(const mth__verification *, int instr, int value, mth_status why);
-static inline int mth__verify_base(const mth__role *r, int v) {
-    return r->value.at[v].storage == MTH__IN_ALIAS ? r->value.at[v].index : v;
+static inline int mth__verify_base(const mth__role *role, int number) {
+    return role->value.at[number].storage == MTH__IN_ALIAS ? role->value.at[number].index : number;
 }
 
 /* To be called before a loop over the role's devices that another line of the same text may cause again. Refuses where

@@ -34,22 +34,22 @@ static void find_ends(sweep *pass) {
         for (int j = 0; j < instr->nout; j++) touch(pass, instr->out[j], released);
         if (instr->scratch >= 0) touch(pass, instr->scratch, released);
     }
-    for (int x = (int)role->value.n - 1; x >= 0; x--) {
-        if (pass->last[x] < 0) continue;
-        pass->next[x] = pass->ends[pass->last[x]];
-        pass->ends[pass->last[x]] = x;
+    for (int number = (int)role->value.n - 1; number >= 0; number--) {
+        if (pass->last[number] < 0) continue;
+        pass->next[number] = pass->ends[pass->last[number]];
+        pass->ends[pass->last[number]] = number;
     }
 }
 
-static int64_t place(const sweep *pass, int x) {
-    const mth__program_value *value = &pass->proof->role->value.at[x];
+static int64_t place(const sweep *pass, int number) {
+    const mth__program_value *value = &pass->proof->role->value.at[number];
     if (value->storage == MTH__IN_SLAB) return pass->space_start[value->space] + value->offset;
     if (value->storage == MTH__IN_ENTRY)
         return pass->proof->exit_start[pass->proof->successor[value->index]]; /* one that has a successor */
     return pass->proof->exit_start[value->index] + (value->storage == MTH__IN_LENT ? value->offset : 0);
 }
 
-static bool is_own(const mth__program_value *p) { return p->storage == MTH__IN_OWN; }
+static bool is_own(const mth__program_value *value) { return value->storage == MTH__IN_OWN; }
 
 /* Do two values of one size lie exactly on each other? What is the engine's own does where one takes over the other. */
 static bool coincide(const sweep *pass, const mth__program_value *a, int out, const mth__program_value *b, int old) {
@@ -131,11 +131,11 @@ static mth_status begin(sweep *pass, int i, int out) {
     if (value->bytes == 0 || is_own(value)) return NULL;
     if (value->storage == MTH__IN_EXIT && pass->proof->program->exit.at[value->index].kind == MTH__EXIT_SUCCESSOR)
         TRY(begin_successor(pass, i, out));
-    const mth__range *x = mth__ranges_overlapping(&pass->memory, place(pass, out), value->bytes);
-    if (x) {
-        if (!in_place(pass, i, out, x->tag)) return overlap(pass, i, out, x->tag);
-        pass->live[x->tag] = false;
-        mth__ranges_erase(&pass->memory, x->start);
+    const mth__range *range = mth__ranges_overlapping(&pass->memory, place(pass, out), value->bytes);
+    if (range) {
+        if (!in_place(pass, i, out, range->tag)) return overlap(pass, i, out, range->tag);
+        pass->live[range->tag] = false;
+        mth__ranges_erase(&pass->memory, range->start);
     }
     mth__ranges_insert(&pass->memory, place(pass, out), value->bytes, out);
     pass->live[out] = true;
@@ -161,21 +161,21 @@ mth_status mth__verify_bytes(mth__verification *proof) {
         proof->exit_start[proof->exits.at[k]] = end;
         end = mth__size_sum(end, proof->exit_bytes[proof->exits.at[k]]);
     }
-    for (size_t x = 0; x < values; x++)
-        if (is_own(&role->value.at[x])) end = mth__size_sum(end, role->value.at[x].bytes);
+    for (size_t number = 0; number < values; number++)
+        if (is_own(&role->value.at[number])) end = mth__size_sum(end, role->value.at[number].bytes);
     if (end == INT64_MAX) return mth__refuse(proof, -1, -1, F("its memory has 2^63 bytes or more"));
     memset(pass.last, -1, values * sizeof *pass.last);
     memset(pass.reads, -1, values * sizeof *pass.reads);
     memset(pass.ends, -1, role->instr.n * sizeof *pass.ends);
     find_ends(&pass);
     for (int i = 0; i < (int)role->instr.n; i++) {
-        const mth__instr *k = &role->instr.at[i];
-        for (int j = 0; j < k->nout; j++) TRY(begin(&pass, i, k->out[j]));
-        if (k->scratch >= 0) TRY(begin(&pass, i, k->scratch));
-        for (int x = pass.ends[i]; x >= 0; x = pass.next[x]) {
-            if (!pass.live[x] || role->value.at[x].storage == MTH__IN_EXIT) continue;
-            mth__ranges_erase(&pass.memory, place(&pass, x));
-            pass.live[x] = false;
+        const mth__instr *instruction = &role->instr.at[i];
+        for (int j = 0; j < instruction->nout; j++) TRY(begin(&pass, i, instruction->out[j]));
+        if (instruction->scratch >= 0) TRY(begin(&pass, i, instruction->scratch));
+        for (int number = pass.ends[i]; number >= 0; number = pass.next[number]) {
+            if (!pass.live[number] || role->value.at[number].storage == MTH__IN_EXIT) continue;
+            mth__ranges_erase(&pass.memory, place(&pass, number));
+            pass.live[number] = false;
         }
     }
     return NULL;

@@ -5,13 +5,13 @@
 #include "emit/verify.h"
 
 /* ---------------------------------------------------------------- one role's part */
-static mth_status check_side(
-    const mth__verification *proof, int i, int x, const mth__channel *c, const mth__sharding *s, const char *verb) {
-    const mth__program_value *value = &proof->role->value.at[x];
-    if (value->dtype == c->dtype && mth__shape_equal(value->shape, c->shape) &&
-        mth__sharding_equal(&value->sharding, s, c->shape.rank))
+static mth_status check_side(const mth__verification *proof, int i, int number, const mth__channel *channel,
+    const mth__sharding *sharding, const char *verb) {
+    const mth__program_value *value = &proof->role->value.at[number];
+    if (value->dtype == channel->dtype && mth__shape_equal(value->shape, channel->shape) &&
+        mth__sharding_equal(&value->sharding, sharding, channel->shape.rank))
         return NULL;
-    return mth__refuse(proof, i, x, F("%s %s, which is not what the channel carries", verb, value->name));
+    return mth__refuse(proof, i, number, F("%s %s, which is not what the channel carries", verb, value->name));
 }
 
 mth_status mth__verify_part(mth__verification *proof, int i) {
@@ -73,15 +73,15 @@ static bool takes_part(const mth__role *role, const mth__instr *instr, int chann
 
 /* Names a device of the placement that has no such instruction. */
 static mth_status absent(mth__verification *proof, size_t channel, const mth__placement *on, bool gives) {
-    const mth__channel *c = &proof->program->channel.at[channel];
+    const mth__channel *record = &proof->program->channel.at[channel];
     int d = mth__verify_lacking(proof, on, gives ? gives_part : takes_part, (int)channel);
     if (d < 0) return INTERNAL("channel c%zu: devices are counted wrongly", channel);
     return mth__error_operator(
         FAIL(MTH_ERROR_VALUE,
-            F("channel c%zu, %s: device %d (role %d) must %s and does not", channel, mth__channel_names[c->kind], d,
-                proof->program->role_of[d], gives ? "give its part" : "take its part"),
+            F("channel c%zu, %s: device %d (role %d) must %s and does not", channel, mth__channel_names[record->kind],
+                d, proof->program->role_of[d], gives ? "give its part" : "take its part"),
             F("let every device of the channel's placements take part in it")),
-        c->label);
+        record->label);
 }
 
 /* A role on its way: the next instruction of stream 0; of each other stream how many are started and done; whether
@@ -110,8 +110,8 @@ typedef struct {
     VEC(waiter) waiter;
 } race;
 
-static const mth__instr *instr_at(const race *z, int role, int i) {
-    return &z->proof->program->role.at[role].instr.at[i];
+static const mth__instr *instr_at(const race *pass, int role, int i) {
+    return &pass->proof->program->role.at[role].instr.at[i];
 }
 
 static void wake(race *pass, int role) {
@@ -121,13 +121,13 @@ static void wake(race *pass, int role) {
 }
 
 static void count(race *pass, int channel, int64_t given, int64_t taken) {
-    const mth__channel *c = &pass->proof->program->channel.at[channel];
-    channel_state *s = &pass->state[channel];
-    s->given += given;
-    s->taken += taken;
-    if (!(given && s->given == c->from.on->count) && !(taken && s->taken == c->to.on->count)) return;
-    for (int w = s->waiting; w; w = pass->waiter.at[w - 1].next) wake(pass, pass->waiter.at[w - 1].role);
-    s->waiting = 0;
+    const mth__channel *record = &pass->proof->program->channel.at[channel];
+    channel_state *state = &pass->state[channel];
+    state->given += given;
+    state->taken += taken;
+    if (!(given && state->given == record->from.on->count) && !(taken && state->taken == record->to.on->count)) return;
+    for (int k = state->waiting; k; k = pass->waiter.at[k - 1].next) wake(pass, pass->waiter.at[k - 1].role);
+    state->waiting = 0;
 }
 
 static void wait_on(race *pass, int role, int channel) {
@@ -136,20 +136,21 @@ static void wait_on(race *pass, int role, int channel) {
 }
 
 /* A part in a channel, on one of the role's streams: true when it is done. */
-static bool pass_part(race *pass, int role, const mth__instr *k, bool *arrived) {
-    const mth__channel *channel = &pass->proof->program->channel.at[k->channel];
+static bool pass_part(race *pass, int role, const mth__instr *instruction, bool *arrived) {
+    const mth__channel *channel = &pass->proof->program->channel.at[instruction->channel];
     const int64_t devices = pass->proof->program->role.at[role].ndevice;
-    const channel_state *s = &pass->state[k->channel];
+    const channel_state *state = &pass->state[instruction->channel];
     bool apart = channel->kind == MTH__TRANSFER && channel->from.on != channel->to.on;
     if (!*arrived) {
         *arrived = true;
-        count(pass, k->channel, k->nin ? devices : 0, k->nout && !apart ? devices : 0);
+        count(pass, instruction->channel, instruction->nin ? devices : 0, instruction->nout && !apart ? devices : 0);
     }
-    if (k->kind != MTH__SEND && (s->given < channel->from.on->count || (!apart && s->taken < channel->to.on->count))) {
-        wait_on(pass, role, k->channel);
+    if (instruction->kind != MTH__SEND &&
+        (state->given < channel->from.on->count || (!apart && state->taken < channel->to.on->count))) {
+        wait_on(pass, role, instruction->channel);
         return false;
     }
-    if (apart && k->nout) count(pass, k->channel, 0, devices);
+    if (apart && instruction->nout) count(pass, instruction->channel, 0, devices);
     *arrived = false;
     return true;
 }
@@ -166,41 +167,41 @@ static bool pass_wait(race *pass, int role, int i) {
 
 /* As far as the role comes. */
 static void run(race *pass, int role) {
-    stand *s = &pass->stand[role];
+    stand *state = &pass->stand[role];
     const int n = (int)pass->proof->program->role.at[role].instr.n;
     for (bool progress = true; progress;) {
         progress = false;
         for (int on = 1; on < MTH__STREAMS; on++)
-            while (s->done[on] < s->started[on]) {
-                const mth__instr *instr = instr_at(pass, role, pass->start[role][on][s->done[on]]);
-                if (mth__has_channel(instr) && !pass_part(pass, role, instr, &s->arrived[on])) break;
-                s->done[on]++;
+            while (state->done[on] < state->started[on]) {
+                const mth__instr *instr = instr_at(pass, role, pass->start[role][on][state->done[on]]);
+                if (mth__has_channel(instr) && !pass_part(pass, role, instr, &state->arrived[on])) break;
+                state->done[on]++;
                 progress = true;
             }
-        while (s->next < n) {
-            const mth__instr *instr = instr_at(pass, role, s->next);
-            if (instr->kind == MTH__WAIT && !pass_wait(pass, role, s->next)) break;
-            if (mth__has_channel(instr) && !mth__is_started(instr) && !pass_part(pass, role, instr, &s->arrived[0]))
+        while (state->next < n) {
+            const mth__instr *instr = instr_at(pass, role, state->next);
+            if (instr->kind == MTH__WAIT && !pass_wait(pass, role, state->next)) break;
+            if (mth__has_channel(instr) && !mth__is_started(instr) && !pass_part(pass, role, instr, &state->arrived[0]))
                 break;
-            if (mth__is_started(instr)) s->started[instr->stream]++;
-            s->next++;
+            if (mth__is_started(instr)) state->started[instr->stream]++;
+            state->next++;
             progress = true;
         }
     }
 }
 
 static void link_role(race *pass, int role) {
-    const mth__role *r = &pass->proof->program->role.at[role];
+    const mth__role *record = &pass->proof->program->role.at[role];
     int started[MTH__STREAMS] = {0}, *begun = NULL;
-    pass->link[role] = NEW_ARRAY(pass->proof->arena, int, r->instr.n);
-    for (size_t i = 0; i < r->instr.n; i++) started[r->instr.at[i].stream]++;
+    pass->link[role] = NEW_ARRAY(pass->proof->arena, int, record->instr.n);
+    for (size_t i = 0; i < record->instr.n; i++) started[record->instr.at[i].stream]++;
     for (int on = 1; on < MTH__STREAMS; on++) {
         pass->start[role][on] = NEW_ARRAY(pass->proof->arena, int, started[on]);
-        if (on != 1 && started[on]) begun = NEW_ARRAY(pass->proof->arena, int, r->value.n);
+        if (on != 1 && started[on]) begun = NEW_ARRAY(pass->proof->arena, int, record->value.n);
         started[on] = 0;
     }
-    for (int i = 0; i < (int)r->instr.n; i++) {
-        const mth__instr *instr = &r->instr.at[i];
+    for (int i = 0; i < (int)record->instr.n; i++) {
+        const mth__instr *instr = &record->instr.at[i];
         const bool opens = instr->kind == MTH__SEND || mth__is_started(instr);
         if (opens) *(instr->channel >= 0 ? &pass->proof->opened_by[instr->channel] : &begun[instr->out[0]]) = i;
         if (instr->kind == MTH__WAIT)
@@ -212,18 +213,18 @@ static void link_role(race *pass, int role) {
 }
 
 static bool is_through(const race *pass, int role) {
-    const stand *s = &pass->stand[role];
-    bool through = s->next == (int)pass->proof->program->role.at[role].instr.n;
-    for (int on = 1; on < MTH__STREAMS; on++) through &= s->done[on] == s->started[on];
+    const stand *state = &pass->stand[role];
+    bool through = state->next == (int)pass->proof->program->role.at[role].instr.n;
+    for (int on = 1; on < MTH__STREAMS; on++) through &= state->done[on] == state->started[on];
     return through;
 }
 
 /* The instruction at which a role that is not through stands. */
 static int stuck_at(const race *pass, int role) {
-    const stand *s = &pass->stand[role];
-    int at = s->next, n = (int)pass->proof->program->role.at[role].instr.n;
+    const stand *state = &pass->stand[role];
+    int at = state->next, n = (int)pass->proof->program->role.at[role].instr.n;
     for (int on = 1; on < MTH__STREAMS && at == n; on++)
-        if (s->done[on] < s->started[on]) at = pass->start[role][on][s->done[on]];
+        if (state->done[on] < state->started[on]) at = pass->start[role][on][state->done[on]];
     return at;
 }
 
@@ -231,12 +232,12 @@ static mth_status deadlock(race *pass, int role) {
     enum { NAMED = 3 };
     mth__text others = mth__text_new(pass->proof->arena);
     int named = 0;
-    for (size_t o = (size_t)role + 1; o < pass->proof->program->role.n && named <= NAMED; o++) {
-        if (is_through(pass, (int)o)) continue;
-        int i = stuck_at(pass, (int)o);
+    for (size_t other = (size_t)role + 1; other < pass->proof->program->role.n && named <= NAMED; other++) {
+        if (is_through(pass, (int)other)) continue;
+        int i = stuck_at(pass, (int)other);
         if (named < NAMED)
-            mth__text_add(&others, "%s role %zu at instruction %d (c%d)", named ? "," : "; so do", o, i,
-                instr_at(pass, (int)o, i)->channel);
+            mth__text_add(&others, "%s role %zu at instruction %d (c%d)", named ? "," : "; so do", other, i,
+                instr_at(pass, (int)other, i)->channel);
         else
             mth__text_add(&others, " and others");
         named++;
@@ -250,11 +251,11 @@ static mth_status deadlock(race *pass, int role) {
 mth_status mth__verify_channels(mth__verification *proof) {
     const mth__program *program = proof->program;
     const size_t roles = program->role.n;
-    for (size_t c = 0; c < program->channel.n; c++) {
-        if (proof->sent[c] != program->channel.at[c].from.on->count)
-            return absent(proof, c, program->channel.at[c].from.on, true);
-        if (proof->taken[c] != program->channel.at[c].to.on->count)
-            return absent(proof, c, program->channel.at[c].to.on, false);
+    for (size_t channel = 0; channel < program->channel.n; channel++) {
+        if (proof->sent[channel] != program->channel.at[channel].from.on->count)
+            return absent(proof, channel, program->channel.at[channel].from.on, true);
+        if (proof->taken[channel] != program->channel.at[channel].to.on->count)
+            return absent(proof, channel, program->channel.at[channel].to.on, false);
     }
     race pass = {.proof = proof,
         .stand = NEW_ARRAY(proof->arena, stand, roles),

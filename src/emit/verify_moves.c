@@ -135,7 +135,7 @@ static mth_status check_kind(mth__verification *proof, const mth__channel *chann
     mth__arena *arena = mth__arena_new();
     mth__templates templates = {.arena = arena};
     const mth__placement *on = channel->to.on;
-    for (size_t r = 0; r < program->role.n; r++) seen[r] = false;
+    for (size_t role_number = 0; role_number < program->role.n; role_number++) seen[role_number] = false;
     const int64_t moves = direct_moves(channel);
     for (int i = 0; i < on->count && proof->moves + moves <= MTH__MOST_MOVE_LOOKS; i++) {
         const int role = program->role_of[on->device[i]];

@@ -24,10 +24,10 @@ static mth_status check_stream(const mth__verification *proof, int i) {
 static mth_status check_spaces(const mth__verification *proof, int i) {
     const mth__instr *instr = &proof->role->instr.at[i];
     for (int j = 0; instr->kind != MTH__COPY && j < instr->nin + instr->nout; j++) {
-        const int x = j < instr->nin ? instr->in[j] : instr->out[j - instr->nin];
-        if (mth__space_of(proof->role, x) != MTH__DEVICE)
-            return mth__refuse(proof, i, x,
-                F("%s lies in the host's pool, where only copies reach it", proof->role->value.at[x].name));
+        const int number = j < instr->nin ? instr->in[j] : instr->out[j - instr->nin];
+        if (mth__space_of(proof->role, number) != MTH__DEVICE)
+            return mth__refuse(proof, i, number,
+                F("%s lies in the host's pool, where only copies reach it", proof->role->value.at[number].name));
     }
     if (instr->kind != MTH__COPY) return NULL;
     if (instr->nin != 1 || instr->nout != 1)
@@ -57,8 +57,8 @@ static mth_status check_instruction(const mth__verification *proof, int i) {
         (!compute || !instr->op->accumulates || mth__row_operands(instr->op, instr->nin, true) < 0))
         return mth__refuse(proof, i, -1, F("it has no sums to which it could add"));
     for (int j = 0; j < instr->nin + instr->nout; j++) {
-        int x = j < instr->nin ? instr->in[j] : instr->out[j - instr->nin];
-        if (x < 0 || x >= values) return mth__refuse(proof, i, -1, F("it names a value that the role lacks"));
+        int number = j < instr->nin ? instr->in[j] : instr->out[j - instr->nin];
+        if (number < 0 || number >= values) return mth__refuse(proof, i, -1, F("it names a value that the role lacks"));
     }
     if (instr->scratch >= values || (instr->scratch >= 0 && !mth__has_channel(instr)))
         return mth__refuse(proof, i, -1, F("its scratch is no value, or there should be none"));
@@ -80,13 +80,14 @@ static mth_status check_reads(const mth__verification *proof, int i, const uint8
     return NULL;
 }
 
-static mth_status check_write(const mth__verification *proof, int i, int x, uint8_t *state) {
-    const mth__program_value *value = &proof->role->value.at[x];
+static mth_status check_write(const mth__verification *proof, int i, int number, uint8_t *state) {
+    const mth__program_value *value = &proof->role->value.at[number];
     if (value->storage == MTH__IN_ENTRY)
-        return mth__refuse(proof, i, x, F("writes %s, which is the caller's", value->name));
-    if (value->storage == MTH__IN_ALIAS) return mth__refuse(proof, i, x, F("writes %s, which is a view", value->name));
-    if (state[x] != UNWRITTEN) return mth__refuse(proof, i, x, F("writes %s a second time", value->name));
-    state[x] = mth__is_started(&proof->role->instr.at[i]) ? UNDER_WAY : WRITTEN;
+        return mth__refuse(proof, i, number, F("writes %s, which is the caller's", value->name));
+    if (value->storage == MTH__IN_ALIAS)
+        return mth__refuse(proof, i, number, F("writes %s, which is a view", value->name));
+    if (state[number] != UNWRITTEN) return mth__refuse(proof, i, number, F("writes %s a second time", value->name));
+    state[number] = mth__is_started(&proof->role->instr.at[i]) ? UNDER_WAY : WRITTEN;
     return NULL;
 }
 
@@ -96,7 +97,9 @@ static int *opener_of(const mth__verification *proof, const mth__instr *instr) {
     return &proof->begun[instr->kind == MTH__WAIT ? instr->awaited : instr->out[0]];
 }
 
-static bool is_opener(const mth__instr *k) { return k->kind == MTH__SEND || mth__is_started(k); }
+static bool is_opener(const mth__instr *instruction) {
+    return instruction->kind == MTH__SEND || mth__is_started(instruction);
+}
 
 static mth_status check_wait(mth__verification *proof, int i, uint8_t *state) {
     const mth__role *role = proof->role;
@@ -119,8 +122,8 @@ mth_status mth__verify_order(mth__verification *proof) {
     int open = 0;
     proof->begun = NEW_ARRAY(proof->arena, int, role->value.n);
     memset(proof->begun, -1, role->value.n * sizeof *proof->begun);
-    for (size_t x = 0; x < role->value.n; x++)
-        state[x] = role->value.at[x].storage == MTH__IN_ENTRY ? WRITTEN : UNWRITTEN;
+    for (size_t number = 0; number < role->value.n; number++)
+        state[number] = role->value.at[number].storage == MTH__IN_ENTRY ? WRITTEN : UNWRITTEN;
     proof->released = NEW_ARRAY(proof->arena, int, role->instr.n);
     for (int i = 0; i < (int)role->instr.n; i++) {
         const mth__instr *instr = &role->instr.at[i];

@@ -21,35 +21,35 @@ static char *value_text(const mth__program_value *value) {
 }
 
 mth_status mth__refuse(const mth__verification *proof, int instr, int value, char *what) {
-    const mth__instr *k = instr >= 0 ? &proof->role->instr.at[instr] : NULL;
+    const mth__instr *instruction = instr >= 0 ? &proof->role->instr.at[instr] : NULL;
     char *fix = F("make the plan anew; if mithril made it as it is, this is a defect of mithril: please report it with "
                   "this text");
-    mth_status s;
-    if (!k) {
-        s = FAIL(MTH_ERROR_VALUE,
+    mth_status status;
+    if (!instruction) {
+        status = FAIL(MTH_ERROR_VALUE,
             F("role %d (from device %d): %s", proof->number, proof->role->ndevice ? proof->role->device[0] : -1, what),
             fix);
-    } else if (k->channel < 0) {
-        s = FAIL(MTH_ERROR_VALUE,
+    } else if (instruction->channel < 0) {
+        status = FAIL(MTH_ERROR_VALUE,
             F("role %d (from device %d), instruction %d, %s%s: %s", proof->number, proof->role->device[0], instr,
-                mth__is_started(k) ? "start " : "", operator_name(proof, k), what),
+                mth__is_started(instruction) ? "start " : "", operator_name(proof, instruction), what),
             fix);
     } else {
-        s = FAIL(MTH_ERROR_VALUE,
+        status = FAIL(MTH_ERROR_VALUE,
             F("role %d (from device %d), instruction %d, %s%s c%d (%s): %s", proof->number, proof->role->device[0],
-                instr, mth__is_started(k) ? "start " : "", operator_name(proof, k), k->channel,
-                proof->program->channel.at[k->channel].label, what),
+                instr, mth__is_started(instruction) ? "start " : "", operator_name(proof, instruction),
+                instruction->channel, proof->program->channel.at[instruction->channel].label, what),
             fix);
     }
     mth__free(what);
-    if (k && k->label.module) s = mth__error_operator(s, k->label.module);
-    return value >= 0 ? mth__error_tensor(s, value_text(&proof->role->value.at[value])) : s;
+    if (instruction && instruction->label.module) status = mth__error_operator(status, instruction->label.module);
+    return value >= 0 ? mth__error_tensor(status, value_text(&proof->role->value.at[value])) : status;
 }
 
 mth_status mth__refuse_for(const mth__verification *proof, int instr, int value, mth_status why) {
-    mth_status s = mth__refuse(proof, instr, value, F("%s", mth_error_get_what(why)));
+    mth_status status = mth__refuse(proof, instr, value, F("%s", mth_error_get_what(why)));
     mth_error_free(why);
-    return s;
+    return status;
 }
 
 int mth__verify_lacking(mth__verification *proof, const mth__placement *on,
@@ -59,10 +59,10 @@ int mth__verify_lacking(mth__verification *proof, const mth__placement *on,
         NEW_ARRAY(proof->arena, uint8_t, proof->program->role.n); /* a role that has none ends the search */
     for (int i = 0; i < on->count; i++) {
         int role = proof->program->role_of[on->device[i]];
-        const mth__role *r = role < 0 ? NULL : &proof->program->role.at[role];
-        for (size_t k = 0; r && k < r->instr.n && known[role] == UNKNOWN; k++)
-            if (does(r, &r->instr.at[k], subject)) known[role] = DOES;
-        if (!r || known[role] == UNKNOWN) return on->device[i];
+        const mth__role *record = role < 0 ? NULL : &proof->program->role.at[role];
+        for (size_t k = 0; record && k < record->instr.n && known[role] == UNKNOWN; k++)
+            if (does(record, &record->instr.at[k], subject)) known[role] = DOES;
+        if (!record || known[role] == UNKNOWN) return on->device[i];
     }
     return -1;
 }
@@ -70,12 +70,12 @@ int mth__verify_lacking(mth__verification *proof, const mth__placement *on,
 mth_status mth__verify_look(mth__verification *proof, int value) {
     proof->looks += proof->role->ndevice;
     if (proof->looks <= MTH__MOST_LOOKS) return NULL;
-    const mth__program_value *p = &proof->role->value.at[value];
-    mth_status s = FAIL(MTH_ERROR_VALUE,
+    const mth__program_value *record = &proof->role->value.at[value];
+    mth_status status = FAIL(MTH_ERROR_VALUE,
         F("role %d, %s: the plan has more kinds of parts that differ from device to device than are verified: these "
           "would "
           "be more than %d looks at single devices",
-            proof->number, p->name, MTH__MOST_LOOKS),
+            proof->number, record->name, MTH__MOST_LOOKS),
         F("use sizes that the axes of the mesh divide, or a smaller mesh"));
-    return mth__error_tensor(s, value_text(p));
+    return mth__error_tensor(status, value_text(record));
 }

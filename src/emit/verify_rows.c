@@ -11,7 +11,7 @@ typedef struct {
 typedef struct {
     mth__verification *proof;
     int i;
-    const mth__instr *k;
+    const mth__instr *instruction;
     mth__rule rule;
     cut cut[MTH__FACTORS];
 } row;
@@ -41,31 +41,31 @@ static mth__node *node_of(mth__verification *proof, const mth__instr *instr) {
     return node;
 }
 
-/* One dimension that belongs to factor f, in units of `unit`. */
-static mth_status check_cut(row *pass, int f, int32_t unit, int d, int x) {
-    const mth__program_value *value = &pass->proof->role->value.at[x];
-    const mth__split *s = &value->sharding.dim[d];
-    if (f < 0)
-        return s->naxes
-            ? mth__refuse(pass->proof, pass->i, x, F("dimension %d of %s is split, and can't be", d, value->name))
+/* One dimension that belongs to the factor, in units of `unit`. */
+static mth_status check_cut(row *pass, int factor, int32_t unit, int d, int number) {
+    const mth__program_value *value = &pass->proof->role->value.at[number];
+    const mth__split *split = &value->sharding.dim[d];
+    if (factor < 0)
+        return split->naxes
+            ? mth__refuse(pass->proof, pass->i, number, F("dimension %d of %s is split, and can't be", d, value->name))
             : NULL;
-    cut *c = &pass->cut[f];
-    if (pass->rule.factor[f].kind == MTH__WHOLE && s->naxes)
+    cut *known = &pass->cut[factor];
+    if (pass->rule.factor[factor].kind == MTH__WHOLE && split->naxes)
         return mth__refuse(
-            pass->proof, pass->i, x, F("dimension %d of %s is split, and must be whole", d, value->name));
-    if (pass->rule.factor[f].kind == MTH__WHOLE) return NULL; /* its sizes may differ: concat, slice */
+            pass->proof, pass->i, number, F("dimension %d of %s is split, and must be whole", d, value->name));
+    if (pass->rule.factor[factor].kind == MTH__WHOLE) return NULL; /* its sizes may differ: concat, slice */
     if (value->local.dim[d] % unit)
         return mth__refuse(
-            pass->proof, pass->i, x, F("dimension %d of %s is split inside a unit of %d", d, value->name, unit));
-    const mth__cut as = {.n = value->shape.dim[d], .unit = unit, .split = *s};
-    if (!c->set) *c = (cut){true, as};
-    if (mth__verify_same_cut(value->sharding.on, &c->as, &as)) return NULL;
-    return mth__refuse(pass->proof, pass->i, x,
+            pass->proof, pass->i, number, F("dimension %d of %s is split inside a unit of %d", d, value->name, unit));
+    const mth__cut as = {.n = value->shape.dim[d], .unit = unit, .split = *split};
+    if (!known->set) *known = (cut){true, as};
+    if (mth__verify_same_cut(value->sharding.on, &known->as, &as)) return NULL;
+    return mth__refuse(pass->proof, pass->i, number,
         F("dimension %d of %s is split otherwise than in the other operands and results", d, value->name));
 }
 
 static mth_status check_cuts(row *pass) {
-    const mth__instr *instr = pass->k;
+    const mth__instr *instr = pass->instruction;
     for (int j = 0; j < instr->nin; j++)
         for (int d = 0; d < pass->proof->role->value.at[instr->in[j]].shape.rank; d++)
             TRY(check_cut(pass, pass->rule.in[j][d], pass->rule.in_unit[j][d], d, instr->in[j]));
@@ -77,7 +77,7 @@ static mth_status check_cuts(row *pass) {
 
 /* The axes over which the operands are partial, where the row lets that pass. */
 static mth_status incoming(const row *pass, unsigned *axes) {
-    const mth__instr *instr = pass->k;
+    const mth__instr *instr = pass->instruction;
     const mth__op *op = instr->op;
     int first = -1; /* of the operands of a JOINT row */
     *axes = 0;
@@ -104,17 +104,17 @@ static mth_status incoming(const row *pass, unsigned *axes) {
     return NULL;
 }
 
-static unsigned axes_of(const mth__split *s) {
+static unsigned axes_of(const mth__split *split) {
     unsigned axes = 0;
-    for (int i = 0; i < s->naxes; i++) axes |= 1u << s->axis[i];
+    for (int i = 0; i < split->naxes; i++) axes |= 1u << split->axis[i];
     return axes;
 }
 
 static mth_status check_partial(const row *pass) {
-    const mth__instr *instr = pass->k;
+    const mth__instr *instr = pass->instruction;
     unsigned in, split = 0;
     TRY(incoming(pass, &in));
-    for (int f = 0; f < pass->rule.n; f++) split |= axes_of(&pass->cut[f].as.split);
+    for (int factor = 0; factor < pass->rule.n; factor++) split |= axes_of(&pass->cut[factor].as.split);
     if (in & split)
         return mth__refuse(pass->proof, pass->i, instr->in[0],
             F("an axis splits a dimension, and an operand is a partial sum over it"));
@@ -123,13 +123,13 @@ static mth_status check_partial(const row *pass) {
         unsigned sum = in, max = 0, has = 0;
         for (int d = 0; d < value->shape.rank; d++)
             if (pass->rule.out[j][d] >= 0) has |= 1u << pass->rule.out[j][d];
-        for (int f = 0; f < pass->rule.n; f++) {
-            if (has >> f & 1) continue;
-            unsigned axes = axes_of(&pass->cut[f].as.split);
-            if (axes && pass->rule.factor[f].kind == MTH__PASS)
+        for (int factor = 0; factor < pass->rule.n; factor++) {
+            if (has >> factor & 1) continue;
+            unsigned axes = axes_of(&pass->cut[factor].as.split);
+            if (axes && pass->rule.factor[factor].kind == MTH__PASS)
                 return mth__refuse(pass->proof, pass->i, instr->out[j],
                     F("%s lacks a dimension over which its operands are split", value->name));
-            *(pass->rule.factor[f].kind == MTH__MAX ? &max : &sum) |= axes;
+            *(pass->rule.factor[factor].kind == MTH__MAX ? &max : &sum) |= axes;
         }
         if (sum && max)
             return mth__refuse(pass->proof, pass->i, instr->out[j],
@@ -146,7 +146,7 @@ static mth_status check_partial(const row *pass) {
 
 /* What is added to a partial sum is one over the same axes. */
 static mth_status check_accumulators(const row *pass) {
-    const mth__instr *instr = pass->k;
+    const mth__instr *instr = pass->instruction;
     for (int j = 0; instr->accumulates && j < instr->nout; j++) {
         const int sum = mth__accumulator(instr->op, instr->nin, j);
         if (sum < 0) continue;
@@ -173,26 +173,30 @@ static mth__extent extent_on(
     return mth__split_extent(n, split, on, coordinate);
 }
 
-/* A device of the role on which dimension d of x is neither empty nor in its part of `in`; -1: none. */
-static mth_status find_unkept(mth__verification *proof, int in, int x, int d, int *device) {
-    const mth__program_value *a = &proof->role->value.at[in], *b = &proof->role->value.at[x];
-    const mth__contained k = {a->shape.dim[d], a->sharding.dim[d], b->sharding.dim[d], a->sharding.on, b->sharding.on};
-    bool kept = k.from.naxes == 0 || (k.from_on == k.to_on && mth__split_begins(k.n, &k.from, &k.to, k.from_on));
+/* A device of the role on which dimension d of the value is neither empty nor in its part of `in`; -1: none. */
+static mth_status find_unkept(mth__verification *proof, int in, int number, int d, int *device) {
+    const mth__program_value *a = &proof->role->value.at[in], *b = &proof->role->value.at[number];
+    const mth__contained contained = {
+        a->shape.dim[d], a->sharding.dim[d], b->sharding.dim[d], a->sharding.on, b->sharding.on};
+    bool kept = contained.from.naxes == 0 ||
+        (contained.from_on == contained.to_on &&
+            mth__split_begins(contained.n, &contained.from, &contained.to, contained.from_on));
     *device = -1;
     for (int i = 0; i < MTH__CONTAINED && !kept; i++) {
         const mth__contained *known = &proof->contained[i];
-        kept = known->n == k.n && known->from_on == k.from_on && known->to_on == k.to_on &&
-            mth__split_equal(&known->from, &k.from) && mth__split_equal(&known->to, &k.to);
+        kept = known->n == contained.n && known->from_on == contained.from_on && known->to_on == contained.to_on &&
+            mth__split_equal(&known->from, &contained.from) && mth__split_equal(&known->to, &contained.to);
     }
     if (kept) return NULL;
-    TRY(mth__verify_look(proof, x));
+    TRY(mth__verify_look(proof, number));
     for (int i = 0; i < proof->role->ndevice; i++) {
-        mth__extent part = extent_on(proof, k.n, &k.to, k.to_on, i);
-        if (!part.size || is_inside(part, extent_on(proof, k.n, &k.from, k.from_on, i))) continue;
+        mth__extent part = extent_on(proof, contained.n, &contained.to, contained.to_on, i);
+        if (!part.size || is_inside(part, extent_on(proof, contained.n, &contained.from, contained.from_on, i)))
+            continue;
         *device = proof->role->device[i];
         return NULL;
     }
-    proof->contained[proof->contained_next] = k;
+    proof->contained[proof->contained_next] = contained;
     proof->contained_next = (proof->contained_next + 1) % MTH__CONTAINED;
     return NULL;
 }
@@ -242,12 +246,13 @@ mth_status mth__verify_layouts(mth__verification *proof, int i) {
     mth__node *node;
     TRY(check_shapes(proof, i, &node));
     for (int j = 0; j < instr->nin + instr->nout; j++) {
-        const int x = j < instr->nin ? instr->in[j] : instr->out[j - instr->nin];
-        const mth__sharding *layout = instr->layouts ? &instr->layouts[j] : &proof->role->value.at[x].sharding;
+        const int number = j < instr->nin ? instr->in[j] : instr->out[j - instr->nin];
+        const mth__sharding *layout = instr->layouts ? &instr->layouts[j] : &proof->role->value.at[number].sharding;
         if (layout->on != proof->program->mesh->whole)
-            return mth__refuse(proof, i, x, F("%s is laid out on a part of the mesh", proof->role->value.at[x].name));
-        mth_status bad = mth__sharding_check(layout, proof->role->value.at[x].shape);
-        if (bad) return mth__refuse_for(proof, i, x, bad);
+            return mth__refuse(
+                proof, i, number, F("%s is laid out on a part of the mesh", proof->role->value.at[number].name));
+        mth_status bad = mth__sharding_check(layout, proof->role->value.at[number].shape);
+        if (bad) return mth__refuse_for(proof, i, number, bad);
     }
     return NULL;
 }
@@ -264,7 +269,7 @@ mth_status mth__verify_row(mth__verification *proof, int i) {
     for (int j = 1; j < instr->nout; j++)
         if (proof->role->value.at[instr->out[j]].sharding.on != proof->role->value.at[instr->out[0]].sharding.on)
             return mth__refuse(proof, i, instr->out[j], F("its results lie on several placements"));
-    row pass = {.proof = proof, .i = i, .k = instr};
+    row pass = {.proof = proof, .i = i, .instruction = instr};
     mth__op_rule(node, &pass.rule);
     TRY(check_cuts(&pass));
     TRY(check_partial(&pass));

@@ -26,11 +26,11 @@ static bool is_seen(const void *key, int number) {
 }
 
 /* The number of what is known of such a split; as many as are known where it is the first. */
-static int number_of(mth__arena *arena, seen *s, const seen_split *split) {
+static int number_of(mth__arena *arena, seen *shape, const seen_split *split) {
     uint64_t hash = mth__hash_add(
         mth__hash_add(mth__hash_key(), (uint64_t)split->n), (uint64_t)split->on << 32 | (uint32_t)split->split->grain);
     for (int i = 0; i < split->split->naxes; i++) hash = mth__hash_add(hash, (uint64_t)split->split->axis[i]);
-    return mth__table_add(arena, &s->table, hash, is_seen, &(seen_key){s, split}, (int)s->split.n);
+    return mth__table_add(arena, &shape->table, hash, is_seen, &(seen_key){shape, split}, (int)shape->split.n);
 }
 
 static int64_t size_on(
@@ -41,11 +41,11 @@ static int64_t size_on(
 }
 
 /* Local size of a dimension of n on all devices of the role, or -1 where they differ. */
-static mth_status size_of(mth__verification *proof, seen *s, int x, int d, int64_t *out) {
-    const mth__sharding *sharding = &proof->role->value.at[x].sharding;
+static mth_status size_of(mth__verification *proof, seen *shape, int value, int d, int64_t *out) {
+    const mth__sharding *sharding = &proof->role->value.at[value].sharding;
     const mth__split *split = &sharding->dim[d];
     const mth__placement *on = sharding->on;
-    const int64_t n = proof->role->value.at[x].shape.dim[d];
+    const int64_t n = proof->role->value.at[value].shape.dim[d];
     if (split->naxes == 0 || mth__split_even(n, split, on)) {
         *out = split->naxes ? size_on(proof, n, split, on, 0) : n;
         return NULL;
@@ -58,33 +58,33 @@ static mth_status size_of(mth__verification *proof, seen *s, int x, int d, int64
         return NULL;
     }
     seen_split this = {n, 0, split, on->id};
-    const int number = number_of(proof->arena, s, &this);
-    if (number == (int)s->split.n) {
-        TRY(mth__verify_look(proof, x));
+    const int number = number_of(proof->arena, shape, &this);
+    if (number == (int)shape->split.n) {
+        TRY(mth__verify_look(proof, value));
         this.size = size_on(proof, n, split, on, 0);
         for (int i = 1; i < proof->role->ndevice && this.size >= 0; i++)
             if (size_on(proof, n, split, on, i) != this.size) this.size = -1;
-        PUSH(proof->arena, s->split, this);
+        PUSH(proof->arena, shape->split, this);
     }
-    *out = s->split.at[number].size;
+    *out = shape->split.at[number].size;
     return NULL;
 }
 
 /* All devices of the role are on the placement; and how far their coordinates reach. */
-static mth_status check_place(mth__verification *proof, int x) {
-    const mth__program_value *value = &proof->role->value.at[x];
+static mth_status check_place(mth__verification *proof, int number) {
+    const mth__program_value *value = &proof->role->value.at[number];
     const mth__placement *on = value->sharding.on;
     mth__reach *reach = &proof->reach[on->id];
     if (reach->role == proof->number) return NULL;
     for (int i = 0; i < proof->role->ndevice; i++) {
         int rank = on->rank_of[proof->role->device[i]], coordinate[MTH__AXES];
         if (rank < 0)
-            return mth__refuse(
-                proof, -1, x, F("%s is not on device %d, which is of the role", value->name, proof->role->device[i]));
+            return mth__refuse(proof, -1, number,
+                F("%s is not on device %d, which is of the role", value->name, proof->role->device[i]));
         mth__placement_coordinates(on, rank, coordinate);
-        for (int a = 0; a < on->naxes; a++) {
-            if (i == 0 || coordinate[a] < reach->low[a]) reach->low[a] = coordinate[a];
-            if (i == 0 || coordinate[a] > reach->high[a]) reach->high[a] = coordinate[a];
+        for (int axis = 0; axis < on->naxes; axis++) {
+            if (i == 0 || coordinate[axis] < reach->low[axis]) reach->low[axis] = coordinate[axis];
+            if (i == 0 || coordinate[axis] > reach->high[axis]) reach->high[axis] = coordinate[axis];
         }
     }
     reach->role = proof->number;
@@ -94,17 +94,17 @@ static mth_status check_place(mth__verification *proof, int x) {
 /* ---------------------------------------------------------------- views */
 static int64_t gcd(int64_t a, int64_t b) {
     while (b) {
-        int64_t t = a % b;
+        int64_t rest = a % b;
         a = b;
-        b = t;
+        b = rest;
     }
     return a;
 }
 
 /* Of n elements, those that the first device along axis number i of the split has: all that follow have as many, but
  * for a last rest. */
-static int64_t first_part(int64_t n, const mth__split *s, int i, const mth__placement *on) {
-    const mth__split alone = {.naxes = 1, .axis = {s->axis[i]}, .grain = s->grain};
+static int64_t first_part(int64_t n, const mth__split *split, int i, const mth__placement *on) {
+    const mth__split alone = {.naxes = 1, .axis = {split->axis[i]}, .grain = split->grain};
     static const int origin[MTH__AXES];
     return mth__split_extent(n, &alone, on, origin).size;
 }
@@ -133,9 +133,9 @@ static int next_split(const mth__program_value *value, int d) {
     return d;
 }
 
-static int64_t inward(const mth__program_value *p, int d) { /* local elements from dimension d on */
+static int64_t inward(const mth__program_value *value, int d) { /* local elements from dimension d on */
     int64_t n = 1;
-    for (; d < p->shape.rank; d++) n *= p->local.dim[d];
+    for (; d < value->shape.rank; d++) n *= value->local.dim[d];
     return n;
 }
 
@@ -143,28 +143,28 @@ static int64_t inward(const mth__program_value *p, int d) { /* local elements fr
    pair up in order, each pair cut in proportion. What a device holds from such a dimension inward is then as much in
    the view as in the base, and the view starts at a multiple of it; or the view is a piece of it, with nothing major
    beside it (a microbatch of each device's rows). */
-static mth_status check_view(const mth__verification *proof, int x) {
-    const mth__program_value *value = &proof->role->value.at[x], *base = &proof->role->value.at[value->index];
+static mth_status check_view(const mth__verification *proof, int number) {
+    const mth__program_value *value = &proof->role->value.at[number], *base = &proof->role->value.at[value->index];
     const int64_t start = value->offset / (int64_t)mth_dtype_size(value->dtype);
-    for (int d = next_split(base, 0), e = next_split(value, 0);;
-        d = next_split(base, d + 1), e = next_split(value, e + 1)) {
+    for (int d = next_split(base, 0), k = next_split(value, 0);;
+        d = next_split(base, d + 1), k = next_split(value, k + 1)) {
         bool ends = d == base->shape.rank;
-        if (ends != (e == value->shape.rank))
-            return mth__refuse(
-                proof, -1, x, F("%s is split over other axes than %s, of which it is a view", value->name, base->name));
+        if (ends != (k == value->shape.rank))
+            return mth__refuse(proof, -1, number,
+                F("%s is split over other axes than %s, of which it is a view", value->name, base->name));
         if (ends) return NULL;
-        int64_t n = base->shape.dim[d], m = value->shape.dim[e], parts = gcd(n, m);
+        int64_t n = base->shape.dim[d], m = value->shape.dim[k], parts = gcd(n, m);
         mth__cut a = {.n = n, .unit = n ? n / parts : 1, .split = base->sharding.dim[d]};
-        mth__cut b = {.n = m, .unit = m ? m / parts : 1, .split = value->sharding.dim[e]};
+        mth__cut b = {.n = m, .unit = m ? m / parts : 1, .split = value->sharding.dim[k]};
         if (!mth__verify_same_cut(value->sharding.on, &a, &b))
-            return mth__refuse(proof, -1, x,
-                F("dimension %d of %s is cut otherwise than dimension %d of %s, of which it is a view", e, value->name,
+            return mth__refuse(proof, -1, number,
+                F("dimension %d of %s is cut otherwise than dimension %d of %s, of which it is a view", k, value->name,
                     d, base->name));
         if (value->bytes == 0) continue;
-        int64_t has = inward(base, d), shows = inward(value, e);
+        int64_t has = inward(base, d), shows = inward(value, k);
         bool piece = shows < has && value->bytes == shows * (int64_t)mth_dtype_size(value->dtype);
         if (piece ? start / has != (start + shows - 1) / has : shows != has || start % has)
-            return mth__refuse(proof, -1, x,
+            return mth__refuse(proof, -1, number,
                 F("%s, at %lld, shows rows of %s that are not its own", value->name, (long long)value->offset,
                     base->name));
     }
@@ -173,30 +173,31 @@ static mth_status check_view(const mth__verification *proof, int x) {
 /* ---------------------------------------------------------------- places */
 /* An exit in which value x of the role lies: the role's devices hold it, each as many bytes (check_exits), the first
  * device's. */
-static mth_status find_exit(mth__verification *proof, int x) {
-    const int e = proof->role->value.at[x].index;
-    const mth__exit *exit = &proof->program->exit.at[e];
+static mth_status find_exit(mth__verification *proof, int number) {
+    const int exit_number = proof->role->value.at[number].index;
+    const mth__exit *exit = &proof->program->exit.at[exit_number];
     const int rank = exit->sharding.on->rank_of[proof->role->device[0]];
-    if (proof->exit_role[e] == proof->number) return NULL;
+    if (proof->exit_role[exit_number] == proof->number) return NULL;
     if (rank < 0)
-        return mth__refuse(proof, -1, x, F("exit %d, %s, is written where it does not belong", e, exit->name));
-    proof->exit_role[e] = proof->number;
-    proof->exit_bytes[e] = mth__shape_size(mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL)) *
+        return mth__refuse(
+            proof, -1, number, F("exit %d, %s, is written where it does not belong", exit_number, exit->name));
+    proof->exit_role[exit_number] = proof->number;
+    proof->exit_bytes[exit_number] = mth__shape_size(mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL)) *
         (int64_t)mth_dtype_size(exit->dtype);
-    proof->exit_last[e] = -1;
-    proof->exit_entry[e] = 0;
-    PUSH(proof->arena, proof->exits, e);
+    proof->exit_last[exit_number] = -1;
+    proof->exit_entry[exit_number] = 0;
+    PUSH(proof->arena, proof->exits, exit_number);
     return NULL;
 }
 
-static mth_status check_storage(mth__verification *proof, int x) {
-    const mth__program_value *value = &proof->role->value.at[x];
+static mth_status check_storage(mth__verification *proof, int number) {
+    const mth__program_value *value = &proof->role->value.at[number];
     switch (value->storage) {
     case MTH__IN_SLAB:
         if ((unsigned)value->space >= MTH__SPACES) return INTERNAL("%s lies in a space that there is not", value->name);
         if (value->offset < 0 || value->offset % 64 || value->bytes > proof->role->slab[value->space] ||
             value->offset > proof->role->slab[value->space] - value->bytes)
-            return mth__refuse(proof, -1, x,
+            return mth__refuse(proof, -1, number,
                 F("%s, at %lld of the %s, is not aligned to 64 or not inside its %lld bytes", value->name,
                     (long long)value->offset, value->space == MTH__HOST ? "host's pool" : "slab",
                     (long long)proof->role->slab[value->space]));
@@ -206,38 +207,38 @@ static mth_status check_storage(mth__verification *proof, int x) {
                                                     : INTERNAL("%s lies in a space that there is not", value->name);
     case MTH__IN_ENTRY: {
         if (value->index < 0 || (size_t)value->index >= proof->program->entry.n)
-            return mth__refuse(proof, -1, x, F("%s is an entry that there is not", value->name));
+            return mth__refuse(proof, -1, number, F("%s is an entry that there is not", value->name));
         const mth__entry *entry = &proof->program->entry.at[value->index];
         if (value->dtype != entry->dtype || !mth__shape_equal(value->shape, entry->shape) ||
             !mth__sharding_equal(&value->sharding, &entry->sharding, entry->shape.rank))
             return mth__refuse(
-                proof, -1, x, F("%s is not what entry %d, %s, is", value->name, value->index, entry->name));
+                proof, -1, number, F("%s is not what entry %d, %s, is", value->name, value->index, entry->name));
         const int successor = proof->successor[value->index];
         if (successor < 0 || proof->exit_role[successor] != proof->number) return NULL;
-        proof->entry_next[x] = proof->exit_entry[successor];
-        proof->exit_entry[successor] = x + 1;
+        proof->entry_next[number] = proof->exit_entry[successor];
+        proof->exit_entry[successor] = number + 1;
         return NULL;
     }
     case MTH__IN_EXIT:
         if (value->index < 0 || (size_t)value->index >= proof->program->exit.n)
-            return mth__refuse(proof, -1, x, F("%s is an exit that there is not", value->name));
+            return mth__refuse(proof, -1, number, F("%s is an exit that there is not", value->name));
         if (value->bytes != proof->exit_bytes[value->index])
-            return mth__refuse(proof, -1, x,
+            return mth__refuse(proof, -1, number,
                 F("%s has %lld bytes, and exit %d, in which it lies, has %lld", value->name, (long long)value->bytes,
                     value->index, (long long)proof->exit_bytes[value->index]));
         return NULL;
     case MTH__IN_LENT: {
         if (value->index < 0 || (size_t)value->index >= proof->program->exit.n)
-            return mth__refuse(proof, -1, x, F("%s lies in an exit that there is not", value->name));
+            return mth__refuse(proof, -1, number, F("%s lies in an exit that there is not", value->name));
         if (proof->exit_role[value->index] != proof->number)
             return mth__refuse(
-                proof, -1, x, F("%s lies in exit %d, which the role doesn't write", value->name, value->index));
+                proof, -1, number, F("%s lies in exit %d, which the role doesn't write", value->name, value->index));
         if (proof->program->exit.at[value->index].kind == MTH__EXIT_SUCCESSOR)
-            return mth__refuse(proof, -1, x,
+            return mth__refuse(proof, -1, number,
                 F("%s lies in exit %d, a successor, whose bytes are its entry's", value->name, value->index));
         int64_t room = proof->exit_bytes[value->index];
         if (value->offset < 0 || value->offset % 64 || value->bytes > room || value->offset > room - value->bytes)
-            return mth__refuse(proof, -1, x,
+            return mth__refuse(proof, -1, number,
                 F("%s, at %lld of exit %d, is not aligned to 64 or not inside its %lld bytes", value->name,
                     (long long)value->offset, value->index, (long long)room));
         return NULL;
@@ -246,11 +247,11 @@ static mth_status check_storage(mth__verification *proof, int x) {
     }
     if (value->storage != MTH__IN_ALIAS || value->index < 0 || (size_t)value->index >= proof->role->value.n ||
         proof->role->value.at[value->index].storage == MTH__IN_ALIAS)
-        return mth__refuse(proof, -1, x, F("%s is a view of no value, or of a view", value->name));
+        return mth__refuse(proof, -1, number, F("%s is a view of no value, or of a view", value->name));
     const mth__program_value *base = &proof->role->value.at[value->index];
     if (value->offset < 0 || value->bytes > base->bytes || value->offset > base->bytes - value->bytes ||
         value->offset % (int64_t)mth_dtype_size(value->dtype))
-        return mth__refuse(proof, -1, x,
+        return mth__refuse(proof, -1, number,
             F("%s, at %lld, is not inside %s, of which it is a view", value->name, (long long)value->offset,
                 base->name));
     /* what is whole on every device is the same on another placement */
@@ -259,41 +260,41 @@ static mth_status check_storage(mth__verification *proof, int x) {
             !mth__sharding_axes(&base->sharding, base->shape.rank) && !base->sharding.partial);
     if (value->dtype != base->dtype || !placed || value->sharding.partial != base->sharding.partial ||
         value->sharding.reduce != base->sharding.reduce)
-        return mth__refuse(proof, -1, x,
+        return mth__refuse(proof, -1, number,
             F("%s is of another dtype, placement or partial sum than %s, of which it is a view", value->name,
                 base->name));
-    return check_view(proof, x);
+    return check_view(proof, number);
 }
 
 mth_status mth__verify_values(mth__verification *proof) {
     memset(proof->contained, 0, sizeof proof->contained); /* they hold for the devices of one role */
     memset(&proof->exits, 0, sizeof proof->exits);
-    seen s = {0};
-    for (int x = 0; x < (int)proof->role->value.n; x++) {
-        const mth__program_value *value = &proof->role->value.at[x];
+    seen shape = {0};
+    for (int number = 0; number < (int)proof->role->value.n; number++) {
+        const mth__program_value *value = &proof->role->value.at[number];
         if (value->storage == MTH__IN_EXIT && value->index >= 0 && (size_t)value->index < proof->program->exit.n)
-            TRY(find_exit(proof, x));
+            TRY(find_exit(proof, number));
     }
     proof->entry_next = NEW_ARRAY(proof->arena, int, proof->role->value.n);
-    for (int x = 0; x < (int)proof->role->value.n; x++) {
-        const mth__program_value *value = &proof->role->value.at[x];
+    for (int number = 0; number < (int)proof->role->value.n; number++) {
+        const mth__program_value *value = &proof->role->value.at[number];
         TRY(mth__stop_check());
         mth_status bad = mth__shape_check(value->shape, value->dtype);
         if (!bad) bad = mth__sharding_check(&value->sharding, value->shape);
-        if (bad) return mth__refuse_for(proof, -1, x, bad);
-        TRY(check_place(proof, x));
+        if (bad) return mth__refuse_for(proof, -1, number, bad);
+        TRY(check_place(proof, number));
         bool fits = value->local.rank == value->shape.rank;
         for (int d = 0; d < value->shape.rank && fits; d++) {
             int64_t size;
-            TRY(size_of(proof, &s, x, d, &size));
+            TRY(size_of(proof, &shape, number, d, &size));
             fits = value->local.dim[d] == size;
         }
         if (!fits)
-            return mth__refuse(proof, -1, x,
+            return mth__refuse(proof, -1, number,
                 F("the local shape of %s is not what its sharding gives on every device of the role", value->name));
         if (value->bytes != mth__shape_size(value->local) * (int64_t)mth_dtype_size(value->dtype))
-            return mth__refuse(proof, -1, x, F("%s has %lld bytes", value->name, (long long)value->bytes));
-        TRY(check_storage(proof, x));
+            return mth__refuse(proof, -1, number, F("%s has %lld bytes", value->name, (long long)value->bytes));
+        TRY(check_storage(proof, number));
     }
     return NULL;
 }

@@ -33,9 +33,9 @@ void mth__emit_waits(mth__program *program, mth__role *role) {
     for (int i = 0; i < n; i++) {
         const mth__instr *instr = &role->instr.at[i];
         for (int j = 0; j < instr->nin; j++) {
-            int v = mth__base_of(role, instr->in[j]);
-            if (first[v] < 0) first[v] = i;
-            last[v] = i;
+            int number = mth__base_of(role, instr->in[j]);
+            if (first[number] < 0) first[number] = i;
+            last[number] = i;
         }
         waits += instr->kind == MTH__SEND || mth__is_started(instr);
         if (instr->kind == MTH__SEND) send[sends++] = i;
@@ -43,30 +43,30 @@ void mth__emit_waits(mth__program *program, mth__role *role) {
     /* lists of `wait`, 1-based: before instruction i */
     int *head = NEW_ARRAY(scratch, int, n + 1), *tail = NEW_ARRAY(scratch, int, n + 1);
     pending *wait = NEW_ARRAY(scratch, pending, waits + 1);
-    for (int i = 0, s = 0, w = 0; i < n; i++) {
+    for (int i = 0, stream = 0, next = 0; i < n; i++) {
         const mth__instr *instr = &role->instr.at[i];
         int before = n;
         if (mth__is_started(instr)) {
             for (int j = 0; j < instr->nout; j++)
                 if (first[instr->out[j]] >= 0 && first[instr->out[j]] < before) before = first[instr->out[j]];
         } else if (instr->kind == MTH__SEND) {
-            if (s + OUTSTANDING < sends) before = send[s + OUTSTANDING];
+            if (stream + OUTSTANDING < sends) before = send[stream + OUTSTANDING];
             if (before <= last[mth__base_of(role, instr->in[0])]) before = last[mth__base_of(role, instr->in[0])] + 1;
-            s++;
+            stream++;
         } else {
             continue;
         }
-        wait[++w].instr = i;
+        wait[++next].instr = i;
         if (tail[before])
-            wait[tail[before]].next = w;
+            wait[tail[before]].next = next;
         else
-            head[before] = w;
-        tail[before] = w;
+            head[before] = next;
+        tail[before] = next;
     }
     mth__instr *all = NEW_ARRAY(program->arena, mth__instr, n + waits);
     size_t at = 0;
     for (int i = 0; i <= n; i++) {
-        for (int w = head[i]; w; w = wait[w].next) all[at++] = wait_for(&role->instr.at[wait[w].instr]);
+        for (int next = head[i]; next; next = wait[next].next) all[at++] = wait_for(&role->instr.at[wait[next].instr]);
         if (i < n) all[at++] = role->instr.at[i];
     }
     role->instr.at = all;

@@ -25,22 +25,22 @@ typedef struct {
 /* ---------------------------------------------------------------- programs */
 static mth__sharding on_first(mth__mesh *mesh) { return (mth__sharding){.on = mth__place_device(mesh, 0)}; }
 static mth__sharding in_halves(mth__mesh *mesh) {
-    mth__sharding s = {.on = mth__place_whole(mesh)};
-    s.dim[0] = (mth__split){.naxes = 1};
-    return s;
+    mth__sharding sharding = {.on = mth__place_whole(mesh)};
+    sharding.dim[0] = (mth__split){.naxes = 1};
+    return sharding;
 }
 
-static mth__value *input(mth__graph *g, const char *name, mth__shape shape, mth__sharding sharding) {
-    mth__value *v = mth__graph_value(g, MTH__VALUE_INPUT, name, MTH_FLOAT32, shape);
-    v->sharding = sharding;
-    PUSH(g->arena, g->input, v);
-    return v;
+static mth__value *input(mth__graph *graph, const char *name, mth__shape shape, mth__sharding sharding) {
+    mth__value *value = mth__graph_value(graph, MTH__VALUE_INPUT, name, MTH_FLOAT32, shape);
+    value->sharding = sharding;
+    PUSH(graph->arena, graph->input, value);
+    return value;
 }
 
-static mth_status add_node(mth__graph *g, enum mth__row row, const mth__attrs *attrs, int nin, mth__value **in,
+static mth_status add_node(mth__graph *graph, enum mth__row row, const mth__attrs *attrs, int nin, mth__value **in,
     mth__sharding to, mth__value **out) {
     mth__builder builder = {
-        .graph = g, .label = mth__label_outside("calibrate", MTH__FORWARD), .on = in[0]->sharding.on};
+        .graph = graph, .label = mth__label_outside("calibrate", MTH__FORWARD), .on = in[0]->sharding.on};
     mth__value *result[MTH__MAX_OUT];
     TRY(mth__build(&builder, mth__op_at((size_t)row), attrs, nin, in, result));
     result[0]->sharding = to;
@@ -51,78 +51,79 @@ static mth_status add_node(mth__graph *g, enum mth__row row, const mth__attrs *a
 /* The work of a measurement: a graph of a size, whose result is its output. */
 typedef mth_status measured_work(mth__graph *, mth__mesh *, int64_t size, mth__value **result);
 
-static mth_status product(mth__graph *g, mth__mesh *mesh, int64_t n, mth__value **result) {
-    mth__value *in[] = {
-        input(g, "x", (mth__shape){2, {n, n}}, on_first(mesh)), input(g, "w", (mth__shape){2, {n, n}}, on_first(mesh))};
-    return add_node(g, MTH__ROW_contract, &(mth__attrs){.spec = "bi,io->bo"}, 2, in, on_first(mesh), result);
+static mth_status product(mth__graph *graph, mth__mesh *mesh, int64_t n, mth__value **result) {
+    mth__value *in[] = {input(graph, "x", (mth__shape){2, {n, n}}, on_first(mesh)),
+        input(graph, "w", (mth__shape){2, {n, n}}, on_first(mesh))};
+    return add_node(graph, MTH__ROW_contract, &(mth__attrs){.spec = "bi,io->bo"}, 2, in, on_first(mesh), result);
 }
 
-static mth_status long_sum(mth__graph *g, mth__mesh *mesh, int64_t n, mth__value **result) {
-    mth__value *in[] = {
-        input(g, "x", (mth__shape){1, {n}}, on_first(mesh)), input(g, "y", (mth__shape){1, {n}}, on_first(mesh))};
-    return add_node(g, MTH__ROW_add, &(mth__attrs){0}, 2, in, on_first(mesh), result);
+static mth_status long_sum(mth__graph *graph, mth__mesh *mesh, int64_t n, mth__value **result) {
+    mth__value *in[] = {input(graph, "x", (mth__shape){1, {n}}, on_first(mesh)),
+        input(graph, "y", (mth__shape){1, {n}}, on_first(mesh))};
+    return add_node(graph, MTH__ROW_add, &(mth__attrs){0}, 2, in, on_first(mesh), result);
 }
 
 /* `count` sums of 16 elements, one after another. */
-static mth_status small_sums(mth__graph *g, mth__mesh *mesh, int64_t count, mth__value **result) {
-    mth__value *x = input(g, "x", (mth__shape){1, {16}}, on_first(mesh));
+static mth_status small_sums(mth__graph *graph, mth__mesh *mesh, int64_t count, mth__value **result) {
+    mth__value *x = input(graph, "x", (mth__shape){1, {16}}, on_first(mesh));
     *result = x;
     for (int64_t i = 0; i < count; i++)
-        TRY(add_node(g, MTH__ROW_add, &(mth__attrs){0}, 2, (mth__value *[]){*result, x}, on_first(mesh), result));
+        TRY(add_node(graph, MTH__ROW_add, &(mth__attrs){0}, 2, (mth__value *[]){*result, x}, on_first(mesh), result));
     return NULL;
 }
 
 /* `count` gathers of `elements` between both devices, each of what the last has gathered. */
-static mth_status gathers(mth__graph *g, mth__mesh *mesh, int64_t elements, int64_t count, mth__value **result) {
-    mth__value *part = input(g, "x", (mth__shape){1, {elements}}, in_halves(mesh));
+static mth_status gathers(mth__graph *graph, mth__mesh *mesh, int64_t elements, int64_t count, mth__value **result) {
+    mth__value *part = input(graph, "x", (mth__shape){1, {elements}}, in_halves(mesh));
     const mth__sharding whole = {.on = mth__place_whole(mesh)};
     for (int64_t i = 0; i < count; i++) {
-        TRY(add_node(g, MTH__ROW_all_gather, &(mth__attrs){.axes = 1}, 1, &part, whole, result));
-        if (i + 1 < count) TRY(add_node(g, MTH__ROW_keep, &(mth__attrs){0}, 1, result, in_halves(mesh), &part));
+        TRY(add_node(graph, MTH__ROW_all_gather, &(mth__attrs){.axes = 1}, 1, &part, whole, result));
+        if (i + 1 < count) TRY(add_node(graph, MTH__ROW_keep, &(mth__attrs){0}, 1, result, in_halves(mesh), &part));
     }
     return NULL;
 }
-static mth_status small_gathers(mth__graph *g, mth__mesh *mesh, int64_t count, mth__value **result) {
-    return gathers(g, mesh, 16, count, result);
+static mth_status small_gathers(mth__graph *graph, mth__mesh *mesh, int64_t count, mth__value **result) {
+    return gathers(graph, mesh, 16, count, result);
 }
-static mth_status long_gather(mth__graph *g, mth__mesh *mesh, int64_t elements, mth__value **result) {
-    return gathers(g, mesh, elements, 1, result);
+static mth_status long_gather(mth__graph *graph, mth__mesh *mesh, int64_t elements, mth__value **result) {
+    return gathers(graph, mesh, elements, 1, result);
 }
 
 /* ---------------------------------------------------------------- runs */
 static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-static mth_status make_entries(const bench *b, const mth__program *p, float *data, mth__buffer **entry) {
-    for (size_t e = 0; e < p->entry.n; e++) {
-        const mth__sharding *sharding = &p->entry.at[e].sharding;
-        for (int r = 0; r < sharding->on->count; r++) {
-            const int64_t elements = mth__shape_size(mth__local_shape(p->entry.at[e].shape, sharding, r, NULL, NULL));
-            TRY(b->vtable->memory.new(b->engine, sharding->on->device[r], elements * 4, entry));
-            TRY(b->vtable->memory.write(*entry++, 0, data, elements * 4));
+static mth_status make_entries(const bench *machine, const mth__program *program, float *data, mth__buffer **entry) {
+    for (size_t entry_number = 0; entry_number < program->entry.n; entry_number++) {
+        const mth__sharding *sharding = &program->entry.at[entry_number].sharding;
+        for (int rank = 0; rank < sharding->on->count; rank++) {
+            const int64_t elements =
+                mth__shape_size(mth__local_shape(program->entry.at[entry_number].shape, sharding, rank, NULL, NULL));
+            TRY(machine->vtable->memory.new(machine->engine, sharding->on->device[rank], elements * 4, entry));
+            TRY(machine->vtable->memory.write(*entry++, 0, data, elements * 4));
         }
     }
     return NULL;
 }
 
-static void let_go(const bench *b, mth__buffer **buffer, size_t n) {
+static void let_go(const bench *machine, mth__buffer **buffer, size_t n) {
     for (size_t i = 0; i < n; i++)
-        if (buffer[i]) b->vtable->memory.release(buffer[i]);
+        if (buffer[i]) machine->vtable->memory.release(buffer[i]);
     memset(buffer, 0, n * sizeof *buffer);
 }
 
 /* Runs the program; ends when what it gave can be read. */
 static mth_status run_once(
-    const bench *b, mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, size_t exits) {
+    const bench *machine, mth__executable *executable, mth__buffer *const *entry, mth__buffer **exit, size_t exits) {
     float first;
-    mth_status s = b->vtable->run(x, entry, exit, &(mth__control){.stop = mth__thread_stop()});
-    for (size_t i = 0; i < exits && !s; i++)
-        if (exit[i]) s = b->vtable->memory.read(exit[i], 0, &first, sizeof first);
-    let_go(b, exit, exits);
-    return s;
+    mth_status status = machine->vtable->run(executable, entry, exit, &(mth__control){.stop = mth__thread_stop()});
+    for (size_t i = 0; i < exits && !status; i++)
+        if (exit[i]) status = machine->vtable->memory.read(exit[i], 0, &first, sizeof first);
+    let_go(machine, exit, exits);
+    return status;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -130,56 +131,57 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static mth_status time_program(const bench *b, const mth__program *p, double *seconds) {
-    const mth__offsets offset = mth__buffer_offsets(b->arena, p);
-    const size_t entries = (size_t)offset.entry[p->entry.n], exits = (size_t)offset.exit[p->exit.n];
-    mth__buffer **entry = NEW_ARRAY(b->arena, mth__buffer *, entries),
-                **exit = NEW_ARRAY(b->arena, mth__buffer *, exits);
+static mth_status time_program(const bench *machine, const mth__program *program, double *seconds) {
+    const mth__offsets offset = mth__buffer_offsets(machine->arena, program);
+    const size_t entries = (size_t)offset.entry[program->entry.n], exits = (size_t)offset.exit[program->exit.n];
+    mth__buffer **entry = NEW_ARRAY(machine->arena, mth__buffer *, entries),
+                **exit = NEW_ARRAY(machine->arena, mth__buffer *, exits);
     int64_t most = 0;
-    for (size_t e = 0; e < p->entry.n; e++)
-        if (mth__shape_size(p->entry.at[e].shape) > most) most = mth__shape_size(p->entry.at[e].shape);
-    float *data = NEW_ARRAY(b->arena, float, most);
+    for (size_t entry_number = 0; entry_number < program->entry.n; entry_number++)
+        if (mth__shape_size(program->entry.at[entry_number].shape) > most)
+            most = mth__shape_size(program->entry.at[entry_number].shape);
+    float *data = NEW_ARRAY(machine->arena, float, most);
     for (int64_t i = 0; i < most; i++) data[i] = 1e-3f * (float)(i % 7);
-    mth__executable *x = NULL;
+    mth__executable *executable = NULL;
     double taken[REPEATS];
-    mth_status s = b->vtable->load(b->engine, p, NULL, &x);
-    if (!s) s = make_entries(b, p, data, entry);
-    if (!s) s = run_once(b, x, entry, exit, exits);
-    for (int i = 0; i < REPEATS && !s; i++) {
+    mth_status status = machine->vtable->load(machine->engine, program, NULL, &executable);
+    if (!status) status = make_entries(machine, program, data, entry);
+    if (!status) status = run_once(machine, executable, entry, exit, exits);
+    for (int i = 0; i < REPEATS && !status; i++) {
         const double begin = now();
-        s = run_once(b, x, entry, exit, exits);
+        status = run_once(machine, executable, entry, exit, exits);
         taken[i] = now() - begin;
     }
-    let_go(b, entry, entries);
-    if (x) b->vtable->unload(x);
-    if (s) return s;
+    let_go(machine, entry, entries);
+    if (executable) machine->vtable->unload(executable);
+    if (status) return status;
     qsort(taken, REPEATS, sizeof *taken, by_value);
     *seconds = taken[REPEATS / 2];
     return NULL;
 }
 
 /* The median of a few runs. */
-static mth_status measure(bench *b, measured_work *make, int64_t size, double *seconds) {
+static mth_status measure(bench *machine, measured_work *make, int64_t size, double *seconds) {
     mth__mesh *mesh;
-    mth__program *p;
+    mth__program *program;
     mth__value *result;
-    b->arena = mth__arena_new();
-    TRY(mth__mesh_new(b->arena, 1, (const int64_t[]){2}, &mesh));
-    mth__graph *g = mth__graph_new(b->arena, mesh);
-    TRY(make(g, mesh, size, &result));
-    PUSH(b->arena, g->output, ((mth__output){.name = "y", .value = result}));
-    TRY(mth__emit(b->arena, g, &(mth__emit_options){.views = b->vtable->traits.views}, &p));
-    TRY(mth__emit_memory(p, b->vtable->traits.least_lent));
-    TRY(mth__program_verify(p));
-    TRY(time_program(b, p, seconds));
-    mth__arena_free(b->arena);
+    machine->arena = mth__arena_new();
+    TRY(mth__mesh_new(machine->arena, 1, (const int64_t[]){2}, &mesh));
+    mth__graph *graph = mth__graph_new(machine->arena, mesh);
+    TRY(make(graph, mesh, size, &result));
+    PUSH(machine->arena, graph->output, ((mth__output){.name = "y", .value = result}));
+    TRY(mth__emit(machine->arena, graph, &(mth__emit_options){.views = machine->vtable->traits.views}, &program));
+    TRY(mth__emit_memory(program, machine->vtable->traits.least_lent));
+    TRY(mth__program_verify(program));
+    TRY(time_program(machine, program, seconds));
+    mth__arena_free(machine->arena);
     return NULL;
 }
 
 /* The least of sizes low, 2 low, ..., high that takes long enough. */
-static mth_status grow(bench *b, measured_work *make, int64_t low, int64_t high, int64_t *size, double *seconds) {
+static mth_status grow(bench *machine, measured_work *make, int64_t low, int64_t high, int64_t *size, double *seconds) {
     for (*size = low;; *size *= 2) {
-        TRY(measure(b, make, *size, seconds));
+        TRY(measure(machine, make, *size, seconds));
         if (*seconds >= ENOUGH || *size >= high) return NULL;
     }
 }
@@ -192,36 +194,36 @@ static double rounded(double x) {
 }
 
 /* Seconds that one more step of a chain takes. */
-static mth_status step_of(bench *b, measured_work *chain, double *seconds) {
+static mth_status step_of(bench *machine, measured_work *chain, double *seconds) {
     double one, all;
-    TRY(measure(b, chain, 1, &one));
-    TRY(measure(b, chain, 1 + CHAIN, &all));
+    TRY(measure(machine, chain, 1, &one));
+    TRY(measure(machine, chain, 1 + CHAIN, &all));
     *seconds = all > one ? (all - one) / CHAIN : 0;
     return NULL;
 }
 
 static mth_status measure_machine(void *context) {
-    bench *b = context;
-    mth__machine *m = &b->machine;
+    bench *machine = context;
+    mth__machine *measured = &machine->machine;
     int64_t size;
     double seconds, kernel, link;
-    TRY(step_of(b, small_sums, &kernel));
-    TRY(step_of(b, small_gathers, &link));
-    TRY(grow(b, product, 128, 1024, &size, &seconds));
+    TRY(step_of(machine, small_sums, &kernel));
+    TRY(step_of(machine, small_gathers, &link));
+    TRY(grow(machine, product, 128, 1024, &size, &seconds));
     const double flops = 2 * pow((double)size, 3) / fmax(seconds - kernel, seconds / 2);
-    TRY(grow(b, long_sum, 1 << 18, 1 << 22, &size, &seconds));
+    TRY(grow(machine, long_sum, 1 << 18, 1 << 22, &size, &seconds));
     const double memory = 12 * (double)size / fmax(seconds - kernel, seconds / 2);
-    TRY(grow(b, long_gather, 1 << 18, 1 << 22, &size, &seconds));
+    TRY(grow(machine, long_gather, 1 << 18, 1 << 22, &size, &seconds));
     /* both devices take a half */
     const double rate = 4 * (double)size / fmax(seconds - link, seconds / 2);
-    for (int dtype = 0; dtype < MTH__DTYPE_COUNT; dtype++) m->flops[dtype] = rounded(flops);
-    m->memory_rate = rounded(memory);
-    m->kernel_latency = rounded(kernel);
-    for (int a = 0; a < MTH__MACHINE_AXES; a++) {
-        m->link_rate[a] = rounded(rate);
-        m->link_latency[a] = rounded(fmax(link - kernel, 0));
+    for (int dtype = 0; dtype < MTH__DTYPE_COUNT; dtype++) measured->flops[dtype] = rounded(flops);
+    measured->memory_rate = rounded(memory);
+    measured->kernel_latency = rounded(kernel);
+    for (int axis = 0; axis < MTH__MACHINE_AXES; axis++) {
+        measured->link_rate[axis] = rounded(rate);
+        measured->link_latency[axis] = rounded(fmax(link - kernel, 0));
     }
-    m->cores = b->vtable->cores ? b->vtable->cores(b->engine) : 0;
+    measured->cores = machine->vtable->cores ? machine->vtable->cores(machine->engine) : 0;
     return NULL;
 }
 
@@ -245,17 +247,17 @@ static mth_status default_path(mth__arena *arena, const char *engine, char **out
 }
 
 /* Under another name first: nobody reads half a file. */
-static mth_status keep(mth__arena *arena, const char *path, const mth__machine *m, const char *engine) {
-    mth__text t = mth__text_new(arena);
-    mth__text_add(&t, "# Measured with the %s engine. Without this file the machine is measured anew.\n", engine);
-    mth__machine_print(&t, m);
+static mth_status keep(mth__arena *arena, const char *path, const mth__machine *machine, const char *engine) {
+    mth__text text = mth__text_new(arena);
+    mth__text_add(&text, "# Measured with the %s engine. Without this file the machine is measured anew.\n", engine);
+    mth__machine_print(&text, machine);
     char *draft = mth__format(arena, "%s.%d", path, (int)getpid());
-    FILE *f = fopen(draft, "we");
-    bool good = f && fwrite(t.at, 1, t.n, f) == t.n;
-    if (f && fclose(f) != 0) good = false;
+    FILE *file = fopen(draft, "we");
+    bool good = file && fwrite(text.at, 1, text.n, file) == text.n;
+    if (file && fclose(file) != 0) good = false;
     if (good && rename(draft, path) == 0) return NULL;
     const int code = errno;
-    if (f) unlink(draft);
+    if (file) unlink(draft);
     return mth__error_errno(FAIL(MTH_ERROR_IO, F("machine='calibrate': can't write %s: %s", path, strerror(code)),
                                 F("name a file that can be written, as in machine='calibrate:machine.txt'")),
         code);
@@ -263,7 +265,7 @@ static mth_status keep(mth__arena *arena, const char *path, const mth__machine *
 
 static mth_status calibrate(mth__arena *arena, const mth__engine_vtable *vtable, const mth__engine_setup *setup,
     const char *path, mth__machine **out) {
-    bench b = {.vtable = vtable};
+    bench machine = {.vtable = vtable};
     mth__mesh *pair;
     mth__engine_setup two = *setup;
     TRY(mth__mesh_new(arena, 1, (const int64_t[]){2}, &pair));
@@ -272,11 +274,11 @@ static mth_status calibrate(mth__arena *arena, const mth__engine_vtable *vtable,
             F("machine='calibrate' measures plans of mithril's own, with mesh_context='spmd' XLA's partitioner plans"),
             F("calibrate a backend with mesh_context='mpmd' once: its file is read here too"));
     two.mesh = pair;
-    TRY(vtable->open(&two, &b.engine));
-    mth_status s = mth__guard(measure_machine, &b);
-    vtable->close(b.engine);
-    if (!s) s = keep(arena, path, &b.machine, vtable->name);
-    return s ? s : mth__machine_read(arena, path, out);
+    TRY(vtable->open(&two, &machine.engine));
+    mth_status status = mth__guard(measure_machine, &machine);
+    vtable->close(machine.engine);
+    if (!status) status = keep(arena, path, &machine.machine, vtable->name);
+    return status ? status : mth__machine_read(arena, path, out);
 }
 
 mth_status mth__machine_choose(mth__arena *arena, const mth__engine_vtable *vtable, const mth__engine_setup *setup,

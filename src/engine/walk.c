@@ -105,19 +105,19 @@ static int *find_awaited(mth__arena *arena, const mth__role *role) {
 }
 
 static mth_status place_role(
-    mth__arena *arena, mth__templates *templates, mth__walk *walk, const mth__role *role, walker *d) {
+    mth__arena *arena, mth__templates *templates, mth__walk *walk, const mth__role *role, walker *state) {
     const int *awaited = find_awaited(arena, role);
-    for (int k = 0; k < role->ndevice; k++, d++) {
-        *d = (walker){.device = role->device[k], .role = role, .awaited = awaited};
-        d->finished = NEW_ARRAY(arena, bool, role->instr.n);
+    for (int k = 0; k < role->ndevice; k++, state++) {
+        *state = (walker){.device = role->device[k], .role = role, .awaited = awaited};
+        state->finished = NEW_ARRAY(arena, bool, role->instr.n);
         int started[MTH__STREAMS] = {0};
         for (size_t i = 0; i < role->instr.n; i++) {
             const mth__instr *instr = &role->instr.at[i];
             started[instr->stream] += mth__is_started(instr);
-            if (mth__has_channel(instr)) TRY(take_seat(arena, templates, walk, d->device, instr));
+            if (mth__has_channel(instr)) TRY(take_seat(arena, templates, walk, state->device, instr));
         }
         for (int stream = 0; stream < MTH__STREAMS; stream++)
-            d->stream[stream].instr = NEW_ARRAY(arena, int, started[stream]);
+            state->stream[stream].instr = NEW_ARRAY(arena, int, started[stream]);
     }
     return NULL;
 }
@@ -221,90 +221,90 @@ static void record(const mth__walk *walk, int device, int stream, size_t instr, 
 static int64_t now(const mth__walk *walk) { return mth__control_recorder(walk->control) ? mth__record_now() : 0; }
 
 /* A part in a channel. */
-static mth_status take_part(mth__walk *walk, walker *d, size_t at, bool *moved, bool *done) {
-    const mth__instr *instr = &d->role->instr.at[at];
-    seat *place = seat_of(walk, instr->channel, d->device);
+static mth_status take_part(mth__walk *walk, walker *state, size_t at, bool *moved, bool *done) {
+    const mth__instr *instr = &state->role->instr.at[at];
+    seat *place = seat_of(walk, instr->channel, state->device);
     if (!place->begin) place->begin = now(walk);
     if (place->circle)
-        TRY(together(walk, d->device, instr->channel, place, moved, done));
+        TRY(together(walk, state->device, instr->channel, place, moved, done));
     else
-        TRY(receive(walk, d->device, instr->channel, place, done));
-    if (*done) record(walk, d->device, instr->stream, at, place->begin);
+        TRY(receive(walk, state->device, instr->channel, place, done));
+    if (*done) record(walk, state->device, instr->stream, at, place->begin);
     return NULL;
 }
 
 /* An instruction of any stream, as far as it gets. */
-static mth_status perform(mth__walk *walk, walker *d, size_t at, bool *moved, bool *done) {
-    const mth__instr *instr = &d->role->instr.at[at];
+static mth_status perform(mth__walk *walk, walker *state, size_t at, bool *moved, bool *done) {
+    const mth__instr *instr = &state->role->instr.at[at];
     if (instr->kind == MTH__SEND) {
-        TRY(settle(walk, d->device));
-        atomic_store_explicit(&seat_of(walk, instr->channel, d->device)->came, 1, memory_order_release);
+        TRY(settle(walk, state->device));
+        atomic_store_explicit(&seat_of(walk, instr->channel, state->device)->came, 1, memory_order_release);
         *done = true;
         return NULL;
     }
-    if (mth__has_channel(instr)) return take_part(walk, d, at, moved, done);
+    if (mth__has_channel(instr)) return take_part(walk, state, at, moved, done);
     const int64_t begin = now(walk);
-    TRY((instr->kind == MTH__COPY ? walk->calls->copy : walk->calls->compute)(walk->context, d->device, instr));
-    record(walk, d->device, instr->stream, at, begin);
+    TRY((instr->kind == MTH__COPY ? walk->calls->copy : walk->calls->compute)(walk->context, state->device, instr));
+    record(walk, state->device, instr->stream, at, begin);
     *done = true;
     return NULL;
 }
 
 /* Goes on with what has been started, each stream in its order. */
-static mth_status advance_started(mth__walk *walk, walker *d, bool *moved) {
+static mth_status advance_started(mth__walk *walk, walker *state, bool *moved) {
     for (int stream = 1; stream < MTH__STREAMS; stream++)
-        for (queue *waiting = &d->stream[stream]; waiting->first < waiting->end; waiting->first++) {
+        for (queue *waiting = &state->stream[stream]; waiting->first < waiting->end; waiting->first++) {
             bool done = false;
-            TRY(perform(walk, d, (size_t)waiting->instr[waiting->first], moved, &done));
+            TRY(perform(walk, state, (size_t)waiting->instr[waiting->first], moved, &done));
             if (!done) break;
-            d->finished[waiting->instr[waiting->first]] = true;
+            state->finished[waiting->instr[waiting->first]] = true;
             *moved = true;
         }
     return NULL;
 }
 
 /* Has what a WAIT waits for happened? */
-static bool is_over(const mth__walk *walk, const walker *d, size_t wait) {
-    const int by = d->awaited[wait];
-    const mth__instr *instr = &d->role->instr.at[by];
-    if (instr->kind != MTH__SEND) return d->finished[by];
-    const seat *place = seat_of(walk, instr->channel, d->device);
+static bool is_over(const mth__walk *walk, const walker *state, size_t wait) {
+    const int by = state->awaited[wait];
+    const mth__instr *instr = &state->role->instr.at[by];
+    if (instr->kind != MTH__SEND) return state->finished[by];
+    const seat *place = seat_of(walk, instr->channel, state->device);
     return atomic_load_explicit(&place->taken, memory_order_acquire) == place->readers;
 }
 
-static mth_status advance(mth__walk *walk, walker *d, bool *moved) {
-    TRY(advance_started(walk, d, moved));
-    for (; d->at < d->role->instr.n; d->at++, *moved = true) {
-        const mth__instr *instr = &d->role->instr.at[d->at];
+static mth_status advance(mth__walk *walk, walker *state, bool *moved) {
+    TRY(advance_started(walk, state, moved));
+    for (; state->at < state->role->instr.n; state->at++, *moved = true) {
+        const mth__instr *instr = &state->role->instr.at[state->at];
         bool done = false;
         if (mth__stop_asked(mth__control_stop(walk->control))) return mth__interrupted();
         if (mth__is_started(instr)) {
-            queue *waiting = &d->stream[instr->stream];
-            waiting->instr[waiting->end++] = (int)d->at;
-            TRY(advance_started(walk, d, moved));
+            queue *waiting = &state->stream[instr->stream];
+            waiting->instr[waiting->end++] = (int)state->at;
+            TRY(advance_started(walk, state, moved));
             done = true;
         } else if (instr->kind == MTH__WAIT) {
-            done = is_over(walk, d, d->at);
+            done = is_over(walk, state, state->at);
         } else {
-            TRY(perform(walk, d, d->at, moved, &done));
+            TRY(perform(walk, state, state->at, moved, &done));
         }
         if (!done) return NULL;
     }
     return NULL;
 }
 
-static bool at_end(const walker *d) {
+static bool at_end(const walker *state) {
     for (int stream = 1; stream < MTH__STREAMS; stream++)
-        if (d->stream[stream].first < d->stream[stream].end) return false;
-    return d->at == d->role->instr.n;
+        if (state->stream[stream].first < state->stream[stream].end) return false;
+    return state->at == state->role->instr.n;
 }
 
 static mth_status stuck(const mth__walk *walk) {
     for (int i = 0; i < walk->count; i++) {
-        const walker *d = &walk->walker[i];
-        if (d->at == d->role->instr.n) continue;
-        const int channel = d->role->instr.at[d->at].channel;
-        return INTERNAL("device %d waits for ever at instruction %zu, %s", d->device, d->at,
+        const walker *state = &walk->walker[i];
+        if (state->at == state->role->instr.n) continue;
+        const int channel = state->role->instr.at[state->at].channel;
+        return INTERNAL("device %d waits for ever at instruction %zu, %s", state->device, state->at,
             channel < 0 ? "a copy" : walk->program->channel.at[channel].label);
     }
     return INTERNAL("a device waits for ever for what it has started");
@@ -436,10 +436,11 @@ mth_status mth__walk_run(
         place->begin = 0;
     }
     for (int i = 0; i < walk->count; i++) {
-        walker *d = &walk->walker[i];
-        d->at = 0;
-        memset(d->finished, 0, d->role->instr.n * sizeof *d->finished);
-        for (int stream = 0; stream < MTH__STREAMS; stream++) d->stream[stream].first = d->stream[stream].end = 0;
+        walker *state = &walk->walker[i];
+        state->at = 0;
+        memset(state->finished, 0, state->role->instr.n * sizeof *state->finished);
+        for (int stream = 0; stream < MTH__STREAMS; stream++)
+            state->stream[stream].first = state->stream[stream].end = 0;
     }
     return threads ? run_apart(walk) : run_together(walk);
 }

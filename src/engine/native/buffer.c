@@ -30,13 +30,13 @@ static int size_class(int64_t size) {
 
 /* ---------------------------------------------------------------- spans */
 static void *take_from_span(mth__buffers *all, int64_t size, mth__span **span) {
-    for (mth__span *a = all->spans; a; a = a->next) {
-        if (a->used + size > a->size) continue;
-        char *data = a->memory + a->used;
-        a->used += size;
-        a->buffers++;
-        mth__memory_covered(a->memory, (size_t)(a->used - size), (size_t)a->used);
-        *span = a;
+    for (mth__span *candidate = all->spans; candidate; candidate = candidate->next) {
+        if (candidate->used + size > candidate->size) continue;
+        char *data = candidate->memory + candidate->used;
+        candidate->used += size;
+        candidate->buffers++;
+        mth__memory_covered(candidate->memory, (size_t)(candidate->used - size), (size_t)candidate->used);
+        *span = candidate;
         return data;
     }
     return NULL;
@@ -48,45 +48,45 @@ static void *allocate(mth__buffers *all, int64_t size, mth__span **span) {
     pthread_mutex_lock(&all->lock);
     void *data = take_from_span(all, size, span);
     int64_t addresses = 0; /* as many again as there are */
-    for (mth__span *a = all->spans; a; a = a->next) addresses += a->size;
+    for (mth__span *added = all->spans; added; added = added->next) addresses += added->size;
     pthread_mutex_unlock(&all->lock);
     if (data) return data;
-    mth__span *a = mth__calloc(1, sizeof *a);
-    if (a) a->size = addresses < SPAN_LEAST ? SPAN_LEAST : addresses < SPAN_MOST ? addresses : SPAN_MOST;
-    if (a) a->memory = mth__malloc_bare((size_t)a->size);
-    if (!a || !a->memory) { /* there may be less than that */
-        mth__free(a);
+    mth__span *added = mth__calloc(1, sizeof *added);
+    if (added) added->size = addresses < SPAN_LEAST ? SPAN_LEAST : addresses < SPAN_MOST ? addresses : SPAN_MOST;
+    if (added) added->memory = mth__malloc_bare((size_t)added->size);
+    if (!added || !added->memory) { /* there may be less than that */
+        mth__free(added);
         return mth__malloc((size_t)size);
     }
     pthread_mutex_lock(&all->lock);
-    a->next = all->spans;
-    all->spans = a;
+    added->next = all->spans;
+    all->spans = added;
     data = take_from_span(all, size, span);
     pthread_mutex_unlock(&all->lock);
     return data;
 }
 
 /* A span goes with the last of its buffers; a buffer that dies before gives back its pages. */
-static void deallocate(mth__buffers *all, mth__buffer *b) {
-    mth__span *a = b->span;
-    if (!a)
-        mth__free(b->data);
+static void deallocate(mth__buffers *all, mth__buffer *buffer) {
+    mth__span *span = buffer->span;
+    if (!span)
+        mth__free(buffer->data);
     else {
-        mth__memory_uncovered(b->data, (size_t)b->size);
+        mth__memory_uncovered(buffer->data, (size_t)buffer->size);
         pthread_mutex_lock(&all->lock);
-        bool empty = --a->buffers == 0;
+        bool empty = --span->buffers == 0;
         if (empty) {
             mth__span **at = &all->spans;
-            while (*at != a) at = &(*at)->next;
-            *at = a->next;
+            while (*at != span) at = &(*at)->next;
+            *at = span->next;
         }
         pthread_mutex_unlock(&all->lock);
         if (empty) {
-            mth__free(a->memory);
-            mth__free(a);
+            mth__free(span->memory);
+            mth__free(span);
         }
     }
-    mth__free(b);
+    mth__free(buffer);
 }
 
 /* ---------------------------------------------------------------- buffers */
@@ -106,105 +106,107 @@ static mth__buffer *take_cached(mth__buffers *all, int64_t size) {
     return found;
 }
 
-mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth__buffer **out) {
+mth_status mth__native_buffer_new(mth__engine *engine, int device, int64_t bytes, mth__buffer **out) {
     const int64_t size = round_up(bytes);
     if (bytes > (int64_t)1 << 61)
         return FAIL(
             MTH_ERROR_MEMORY, F("a buffer of %lld bytes", (long long)bytes), F("split the tensor over more devices"));
-    mth__buffer *b = take_cached(&e->buffers, size);
-    if (!b) {
-        b = mth__calloc(1, sizeof *b);
-        if (b) b->data = allocate(&e->buffers, size, &b->span);
-        if (b && !b->data) { /* what the cache holds may be what is missing */
-            mth__buffers_trim(&e->buffers);
-            b->data = allocate(&e->buffers, size, &b->span);
+    mth__buffer *buffer = take_cached(&engine->buffers, size);
+    if (!buffer) {
+        buffer = mth__calloc(1, sizeof *buffer);
+        if (buffer) buffer->data = allocate(&engine->buffers, size, &buffer->span);
+        if (buffer && !buffer->data) { /* what the cache holds may be what is missing */
+            mth__buffers_trim(&engine->buffers);
+            buffer->data = allocate(&engine->buffers, size, &buffer->span);
         }
-        if (!b || !b->data) {
-            mth__free(b);
+        if (!buffer || !buffer->data) {
+            mth__free(buffer);
             return FAIL(MTH_ERROR_MEMORY,
                 F("no memory for a buffer of %lld bytes of device %d", (long long)bytes, device),
                 F("use smaller inputs, or split them over more devices"));
         }
-        b->size = size;
-        b->engine = e;
-        pthread_mutex_lock(&e->buffers.lock);
-        e->buffers.live += size;
-        pthread_mutex_unlock(&e->buffers.lock);
+        buffer->size = size;
+        buffer->engine = engine;
+        pthread_mutex_lock(&engine->buffers.lock);
+        engine->buffers.live += size;
+        pthread_mutex_unlock(&engine->buffers.lock);
     }
-    b->device = device;
-    b->bytes = bytes;
-    b->next = NULL;
-    atomic_init(&b->references, 1);
-    atomic_fetch_add(&e->references, 1);
-    *out = b;
+    buffer->device = device;
+    buffer->bytes = bytes;
+    buffer->next = NULL;
+    atomic_init(&buffer->references, 1);
+    atomic_fetch_add(&engine->references, 1);
+    *out = buffer;
     return NULL;
 }
 
-mth_status mth__native_buffer_borrow(mth__engine *e, int device, const void *data, int64_t bytes,
+mth_status mth__native_buffer_borrow(mth__engine *engine, int device, const void *data, int64_t bytes,
     void (*release)(void *), void *context, mth__buffer **out) {
-    mth__buffer *b = mth__calloc(1, sizeof *b);
-    if (!b)
+    mth__buffer *buffer = mth__calloc(1, sizeof *buffer);
+    if (!buffer)
         return FAIL(
             MTH_ERROR_MEMORY, F("no memory for a buffer"), F("free arrays or models that are no longer needed"));
-    *b = (mth__buffer){.engine = e,
+    *buffer = (mth__buffer){.engine = engine,
         .device = device,
         .size = MTH__BORROWED,
         .bytes = bytes,
         .data = (void *)data,
         .release = release,
         .context = context};
-    atomic_init(&b->references, 1);
-    atomic_fetch_add(&e->references, 1);
-    *out = b;
+    atomic_init(&buffer->references, 1);
+    atomic_fetch_add(&engine->references, 1);
+    *out = buffer;
     return NULL;
 }
 
-void mth__native_buffer_retain(mth__buffer *b) { atomic_fetch_add_explicit(&b->references, 1, memory_order_relaxed); }
+void mth__native_buffer_retain(mth__buffer *buffer) {
+    atomic_fetch_add_explicit(&buffer->references, 1, memory_order_relaxed);
+}
 
-void mth__native_buffer_release(mth__buffer *b) {
-    if (!b || atomic_fetch_sub(&b->references, 1) > 1) return;
-    mth__engine *e = b->engine;
-    if (b->size == MTH__BORROWED) {
-        b->release(b->context);
-        mth__free(b);
-        mth__engine_native.close(e);
+void mth__native_buffer_release(mth__buffer *buffer) {
+    if (!buffer || atomic_fetch_sub(&buffer->references, 1) > 1) return;
+    mth__engine *engine = buffer->engine;
+    if (buffer->size == MTH__BORROWED) {
+        buffer->release(buffer->context);
+        mth__free(buffer);
+        mth__engine_native.close(engine);
         return;
     }
-    mth__buffers *all = &e->buffers;
-    const int64_t size = b->size;
+    mth__buffers *all = &engine->buffers;
+    const int64_t size = buffer->size;
     pthread_mutex_lock(&all->lock);
     all->live -= size;
     /* a step's exits come back as the next step's: keep as much as is in use */
     bool keep = all->cached + size <= (all->live > CACHED_AT_LEAST ? all->live : CACHED_AT_LEAST);
     if (keep) {
-        b->next = all->free[size_class(size)];
-        all->free[size_class(size)] = b;
+        buffer->next = all->free[size_class(size)];
+        all->free[size_class(size)] = buffer;
         all->cached += size;
     }
     pthread_mutex_unlock(&all->lock);
-    if (!keep) deallocate(all, b);
-    mth__engine_native.close(e);
+    if (!keep) deallocate(all, buffer);
+    mth__engine_native.close(engine);
 }
 
-void *mth__native_buffer_host(mth__buffer *b) { return b->data; }
-mth_status mth__native_buffer_write(mth__buffer *b, int64_t offset, const void *data, int64_t bytes) {
-    if (bytes) memcpy((char *)b->data + offset, data, (size_t)bytes);
+void *mth__native_buffer_host(mth__buffer *buffer) { return buffer->data; }
+mth_status mth__native_buffer_write(mth__buffer *buffer, int64_t offset, const void *data, int64_t bytes) {
+    if (bytes) memcpy((char *)buffer->data + offset, data, (size_t)bytes);
     return NULL;
 }
-mth_status mth__native_buffer_read(mth__buffer *b, int64_t offset, void *data, int64_t bytes) {
-    if (bytes) memcpy(data, (const char *)b->data + offset, (size_t)bytes);
+mth_status mth__native_buffer_read(mth__buffer *buffer, int64_t offset, void *data, int64_t bytes) {
+    if (bytes) memcpy(data, (const char *)buffer->data + offset, (size_t)bytes);
     return NULL;
 }
 
 void mth__buffers_trim(mth__buffers *all) {
     mth__buffer *dead = NULL;
     pthread_mutex_lock(&all->lock);
-    for (int c = 0; c < MTH__SIZE_CLASSES; c++)
-        while (all->free[c]) {
-            mth__buffer *b = all->free[c];
-            all->free[c] = b->next;
-            b->next = dead;
-            dead = b;
+    for (int size_class = 0; size_class < MTH__SIZE_CLASSES; size_class++)
+        while (all->free[size_class]) {
+            mth__buffer *buffer = all->free[size_class];
+            all->free[size_class] = buffer->next;
+            buffer->next = dead;
+            dead = buffer;
         }
     all->cached = 0;
     pthread_mutex_unlock(&all->lock);

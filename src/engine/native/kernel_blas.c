@@ -81,12 +81,12 @@ static bool is_room(void) {
 }
 
 /* One more than are known to fit. Where it is let in, the lock is held until it leaves. */
-static bool enter_looking(room *r) {
+static bool enter_looking(room *panel) {
     pthread_mutex_lock(&looking);
     const int n = atomic_load(&inside);
     if (n >= atomic_load(&known) && n < most && is_room()) {
         atomic_fetch_add(&inside, 1);
-        *r = (room){true, process_bytes()};
+        *panel = (room){true, process_bytes()};
         return true;
     }
     pthread_mutex_unlock(&looking);
@@ -94,24 +94,25 @@ static bool enter_looking(room *r) {
 }
 
 static room enter(void) {
-    room r = {false, 0};
+    room panel = {false, 0};
     for (int n = atomic_load_explicit(&inside, memory_order_relaxed);;) {
         if (n < atomic_load_explicit(&known, memory_order_relaxed)) {
-            if (atomic_compare_exchange_weak(&inside, &n, n + 1)) return r;
+            if (atomic_compare_exchange_weak(&inside, &n, n + 1)) return panel;
             continue;
         }
-        if (enter_looking(&r)) return r;
+        if (enter_looking(&panel)) return panel;
         sched_yield();
         n = atomic_load(&inside);
     }
 }
 
 /* `certain`: it was a product that takes a block, and the only one. */
-static void leave(room r, bool certain) {
+static void leave(room panel, bool certain) {
     atomic_fetch_sub(&inside, 1);
-    if (!r.looks) return;
+    if (!panel.looks) return;
     const size_t after = process_bytes();
-    if (certain || (r.before && after >= r.before + BLOCK && after < r.before + SPARE) || ++unseen == LOOKS) {
+    if (certain || (panel.before && after >= panel.before + BLOCK && after < panel.before + SPARE) ||
+        ++unseen == LOOKS) {
         unseen = 0;
         atomic_fetch_add(&known, 1);
     }
@@ -141,13 +142,13 @@ void mth__gemm_open(void) {
 
 mth_status mth__gemm_start(void) {
     enum { N = 160 /* OpenBLAS may do without a block for less */ };
-    room r;
+    room panel;
     if (atomic_load(&known)) return NULL;
     float *a = mth__calloc(3 * N * N, sizeof *a);
-    const bool alone = a && enter_looking(&r);
+    const bool alone = a && enter_looking(&panel);
     if (alone) {
         product(false, false, N, N, N, 1, a, N, a + N * N, N, 0, a + 2 * N * N, N);
-        leave(r, true);
+        leave(panel, true);
     }
     mth__free(a);
     if (alone || atomic_load(&known)) return NULL; /* another thread may have come first */
@@ -163,7 +164,7 @@ void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, c
             for (int64_t j = 0; j < n; j++) c[i * ldc + j] = beta == 0 ? 0 : beta * c[i * ldc + j];
         return;
     }
-    const room r = enter();
+    const room panel = enter();
     product(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-    leave(r, false);
+    leave(panel, false);
 }

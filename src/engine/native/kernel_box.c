@@ -28,10 +28,10 @@ static void reduce_halves(mth__box_op op, mth_dtype dtype, int64_t n, uint16_t *
     float sum[BLOCK], term[BLOCK];
     for (int64_t done = 0, some; done < n; done += some) {
         some = mth__min64(BLOCK, n - done);
-        for (int s = onto ? -1 : 0; s < sources; s++) {
-            const uint16_t *from = s < 0 ? dst + done * ds : (const uint16_t *)src[s] + at + done * ss;
-            const int64_t step = s < 0 ? ds : ss;
-            const bool first = s == (onto ? -1 : 0);
+        for (int source = onto ? -1 : 0; source < sources; source++) {
+            const uint16_t *from = source < 0 ? dst + done * ds : (const uint16_t *)src[source] + at + done * ss;
+            const int64_t step = source < 0 ? ds : ss;
+            const bool first = source == (onto ? -1 : 0);
             for (int64_t i = 0; i < some; i++) stored[i] = from[i * step];
             mth__dtype_convert(dtype, stored, MTH_FLOAT32, first ? sum : term, some);
             if (!first) (op == MTH__BOX_ADD ? mth__vec->add_to : mth__vec->max_to)(some, term, sum);
@@ -67,21 +67,21 @@ typedef struct {
 } box_rows;
 static box_rows rows_of(int rank, const int64_t *size, const int64_t *dst_stride, const int64_t *src_stride) {
     box_rows all = {.loop = {.rank = rank, .operands = 2}, .rows = 1};
-    mth__loop *l = &all.loop;
+    mth__loop *loop = &all.loop;
     for (int d = 0; d < rank; d++) {
-        l->size[d] = size[d];
-        l->stride[0][d] = dst_stride[d];
-        l->stride[1][d] = src_stride[d];
+        loop->size[d] = size[d];
+        loop->stride[0][d] = dst_stride[d];
+        loop->stride[1][d] = src_stride[d];
         if (!size[d]) all.rows = 0;
     }
     if (!all.rows) return all;
-    mth__loop_merge(l);
-    const int last = l->rank - 1;
-    all.n = last < 0 ? 1 : l->size[last];
-    all.ds = last < 0 ? 1 : l->stride[0][last];
-    all.ss = last < 0 ? 1 : l->stride[1][last];
+    mth__loop_merge(loop);
+    const int last = loop->rank - 1;
+    all.n = last < 0 ? 1 : loop->size[last];
+    all.ds = last < 0 ? 1 : loop->stride[0][last];
+    all.ss = last < 0 ? 1 : loop->stride[1][last];
     all.outer = last < 0 ? 0 : last;
-    for (int d = 0; d < last; d++) all.rows *= l->size[d];
+    for (int d = 0; d < last; d++) all.rows *= loop->size[d];
     return all;
 }
 void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride,
@@ -130,8 +130,8 @@ void mth__reduce_to_all(mth__box_op op, mth_dtype dtype, int64_t count, int sour
     for (int64_t i = 0; i < count; i += each) {
         const int64_t n = mth__min64(each, count - i);
         mth__dtype_convert(dtype, (const char *)src[0] + i * bytes, inside, block, n);
-        for (int s = 1; s < sources; s++) {
-            const void *next = (const char *)src[s] + i * bytes;
+        for (int source = 1; source < sources; source++) {
+            const void *next = (const char *)src[source] + i * bytes;
             if (widens) mth__dtype_convert(dtype, next, inside, term, n);
             mth__reduce_run(op, inside, n, block, 1, widens ? term : next, 1);
         }

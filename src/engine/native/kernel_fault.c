@@ -1,9 +1,9 @@
 #include "engine/native/kernel.h"
 
-void mth__kernel_fault(mth__fault *f, int64_t value, int64_t limit) {
+void mth__kernel_fault(mth__fault *fault, int64_t value, int64_t limit) {
     int none = 0;
-    if (!f || !atomic_compare_exchange_strong(&f->set, &none, 1)) return;
-    f->value = value;
-    f->limit = limit;
-    atomic_store(&f->set, 2); /* 1: being written */
+    if (!fault || !atomic_compare_exchange_strong(&fault->set, &none, 1)) return;
+    fault->value = value;
+    fault->limit = limit;
+    atomic_store(&fault->set, 2); /* 1: being written */
 }

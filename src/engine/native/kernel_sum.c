@@ -2,43 +2,43 @@
  * one. */
 #include "engine/native/kernel_util.h"
 
-void mth__cascade_begin(mth__cascade *s, int64_t n, bool add, float *sum, float *scratch) {
-    *s = (mth__cascade){.n = n, .sum = sum, .level = {add ? scratch : sum}};
-    for (int i = 1; i < MTH__CASCADE_LEVELS; i++) s->level[i] = scratch + i * n;
-    mth__vec->fill(n, 0, s->level[0]);
+void mth__cascade_begin(mth__cascade *cascade, int64_t n, bool add, float *sum, float *scratch) {
+    *cascade = (mth__cascade){.n = n, .sum = sum, .level = {add ? scratch : sum}};
+    for (int i = 1; i < MTH__CASCADE_LEVELS; i++) cascade->level[i] = scratch + i * n;
+    mth__vec->fill(n, 0, cascade->level[0]);
 }
-void mth__cascade_carry(mth__cascade *s) {
-    int64_t blocks = s->rows;
+void mth__cascade_carry(mth__cascade *cascade) {
+    int64_t blocks = cascade->rows;
     for (int i = 0; blocks % MTH__CASCADE_BLOCK == 0 && i < MTH__CASCADE_LEVELS - 1; i++) {
         blocks /= MTH__CASCADE_BLOCK;
         const bool first = i + 1 < MTH__CASCADE_LEVELS - 1 ? blocks % MTH__CASCADE_BLOCK == 1 : blocks == 1;
         if (first)
-            memcpy(s->level[i + 1], s->level[i], (size_t)s->n * sizeof(float));
+            memcpy(cascade->level[i + 1], cascade->level[i], (size_t)cascade->n * sizeof(float));
         else
-            mth__vec->add_to(s->n, s->level[i], s->level[i + 1]);
+            mth__vec->add_to(cascade->n, cascade->level[i], cascade->level[i + 1]);
     }
-    mth__vec->fill(s->n, 0, s->level[0]);
+    mth__vec->fill(cascade->n, 0, cascade->level[0]);
 }
-void mth__cascade_end(mth__cascade *s) {
-    int64_t blocks = s->rows ? s->rows - 1 : 0;
+void mth__cascade_end(mth__cascade *cascade) {
+    int64_t blocks = cascade->rows ? cascade->rows - 1 : 0;
     for (int i = 1; i < MTH__CASCADE_LEVELS; i++) {
         blocks /= MTH__CASCADE_BLOCK;
         if (i < MTH__CASCADE_LEVELS - 1 ? blocks % MTH__CASCADE_BLOCK : blocks)
-            mth__vec->add_to(s->n, s->level[i], s->level[0]);
+            mth__vec->add_to(cascade->n, cascade->level[i], cascade->level[0]);
     }
-    if (s->level[0] != s->sum) mth__vec->add_to(s->n, s->level[0], s->sum);
+    if (cascade->level[0] != cascade->sum) mth__vec->add_to(cascade->n, cascade->level[0], cascade->sum);
 }
 
-float *mth__panels_begin(mth__panels *s, int64_t m, int64_t n, void *scratch) {
-    *s = (mth__panels){.m = m, .n = n, .sum = scratch, .term = (float *)((double *)scratch + m * n)};
-    for (int64_t i = 0; i < m * n; i++) s->sum[i] = 0;
-    return s->term;
+float *mth__panels_begin(mth__panels *panels, int64_t m, int64_t n, void *scratch) {
+    *panels = (mth__panels){.m = m, .n = n, .sum = scratch, .term = (float *)((double *)scratch + m * n)};
+    for (int64_t i = 0; i < m * n; i++) panels->sum[i] = 0;
+    return panels->term;
 }
-void mth__panels_add(mth__panels *s) {
-    for (int64_t i = 0; i < s->m * s->n; i++) s->sum[i] += (double)s->term[i];
+void mth__panels_add(mth__panels *panels) {
+    for (int64_t i = 0; i < panels->m * panels->n; i++) panels->sum[i] += (double)panels->term[i];
 }
-void mth__panels_end(const mth__panels *s, bool add, float *c, int64_t ldc) {
-    for (int64_t i = 0; i < s->m; i++)
-        for (int64_t j = 0; j < s->n; j++)
-            c[i * ldc + j] = (float)(s->sum[i * s->n + j] + (add ? (double)c[i * ldc + j] : 0));
+void mth__panels_end(const mth__panels *panels, bool add, float *c, int64_t ldc) {
+    for (int64_t i = 0; i < panels->m; i++)
+        for (int64_t j = 0; j < panels->n; j++)
+            c[i * ldc + j] = (float)(panels->sum[i * panels->n + j] + (add ? (double)c[i * ldc + j] : 0));
 }

@@ -44,11 +44,11 @@ mth__matrix mth__matrix_read(const mth__matrix *x, int64_t i, int64_t rows, int6
     if (rows == 1 || columns == 1) {
         read_strided(x->dtype, from, rows == 1 ? x->column : x->row, rows * columns, tile);
     } else if (x->column == 1) {
-        for (int64_t r = 0; r < rows; r++)
-            mth__dtype_convert(x->dtype, from + r * x->row, MTH_FLOAT32, tile + r * columns, columns);
+        for (int64_t row = 0; row < rows; row++)
+            mth__dtype_convert(x->dtype, from + row * x->row, MTH_FLOAT32, tile + row * columns, columns);
     } else {
-        for (int64_t c = 0; c < columns; c++)
-            mth__dtype_convert(x->dtype, from + c * x->column, MTH_FLOAT32, tile + c * rows, rows);
+        for (int64_t column = 0; column < columns; column++)
+            mth__dtype_convert(x->dtype, from + column * x->column, MTH_FLOAT32, tile + column * rows, rows);
         part.row = 1;
         part.column = rows;
     }

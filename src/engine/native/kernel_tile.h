@@ -17,10 +17,10 @@ static inline size_t mth__tile_bytes(const mth__operand *operand, int64_t n) {
     return mth__is_half(operand->dtype) ? ((size_t)n * sizeof(float) + 63) & ~(size_t)63 : 0;
 }
 /* How many elements a kernel that is free to choose takes at once: all, where none of 16 bits has to be converted. */
-static inline int64_t mth__tile_most(const mth__call *c) {
+static inline int64_t mth__tile_most(const mth__call *call) {
     bool half = false;
-    for (int j = 0; j < c->nin; j++) half = half || mth__is_half(c->in[j].dtype);
-    for (int k = 0; k < c->nout; k++) half = half || mth__is_half(c->out[k].dtype);
+    for (int j = 0; j < call->nin; j++) half = half || mth__is_half(call->in[j].dtype);
+    for (int k = 0; k < call->nout; k++) half = half || mth__is_half(call->out[k].dtype);
     return half ? MTH__TILE : INT64_MAX;
 }
 static inline float *mth__tile_take(void **room, const mth__operand *operand, int64_t n) {

@@ -28,27 +28,27 @@ static inline mth__chunk_range mth__chunk_of(int64_t items, int64_t chunks, int6
     const int64_t lo = chunk * each + mth__min64(chunk, more);
     return (mth__chunk_range){lo, lo + each + (chunk < more)};
 }
-static inline void mth__one_phase(mth__call *c, double ns, int64_t items) {
-    c->phases = 1;
-    c->chunks[0] = mth__chunks(ns, items);
+static inline void mth__one_phase(mth__call *call, double ns, int64_t items) {
+    call->phases = 1;
+    call->chunks[0] = mth__chunks(ns, items);
 }
-static inline float *mth__f32(const mth__operand *o) { return o->data; }
+static inline float *mth__f32(const mth__operand *operand) { return operand->data; }
 /* product of dimensions [from, to) */
-static inline int64_t mth__dims(const mth__operand *o, int from, int to) {
+static inline int64_t mth__dims(const mth__operand *operand, int from, int to) {
     int64_t n = 1;
-    for (int d = from; d < to; d++) n *= o->shape.dim[d];
+    for (int d = from; d < to; d++) n *= operand->shape.dim[d];
     return n;
 }
-static inline int64_t mth__size(const mth__operand *o) { return mth__dims(o, 0, o->shape.rank); }
-static inline int64_t mth__step(const mth__operand *o, int d) { return o->step[d] ? o->step[d] : 1; }
+static inline int64_t mth__size(const mth__operand *operand) { return mth__dims(operand, 0, operand->shape.rank); }
+static inline int64_t mth__step(const mth__operand *operand, int d) { return operand->step[d] ? operand->step[d] : 1; }
 static inline int64_t mth__id(const mth__operand *ids, int64_t i) {
     return ids->dtype == MTH_INT64 ? ((const int64_t *)ids->data)[i] : ((const int32_t *)ids->data)[i];
 }
-/* The local index of global index g along dimension d, or -1 where this part doesn't hold it. */
-static inline int64_t mth__local_index(const mth__operand *o, int d, int64_t g) {
-    const int64_t step = mth__step(o, d), away = g - o->start[d];
+/* The local index of a global index along dimension d, or -1 where this part doesn't hold it. */
+static inline int64_t mth__local_index(const mth__operand *operand, int d, int64_t index) {
+    const int64_t step = mth__step(operand, d), away = index - operand->start[d];
     if (away < 0 || away % step) return -1;
-    return away / step < o->shape.dim[d] ? away / step : -1;
+    return away / step < operand->shape.dim[d] ? away / step : -1;
 }
 /* kernel_box.c: dst += src or dst = max(dst, src) of n elements. Sums of integers wrap; that of bools is whether one is
    true. */
@@ -71,11 +71,11 @@ typedef struct {
     float *sum, *level[MTH__CASCADE_LEVELS];
 } mth__cascade;
 void mth__cascade_begin(mth__cascade *, int64_t n, bool add /* to what sum holds */, float *sum, float *scratch);
-void mth__cascade_carry(mth__cascade *);                  /* a block of rows is full */
-static inline float *mth__cascade_next(mth__cascade *s) { /* where the next row is to be added */
-    if (s->rows && s->rows % MTH__CASCADE_BLOCK == 0) mth__cascade_carry(s);
-    s->rows++;
-    return s->level[0];
+void mth__cascade_carry(mth__cascade *);                        /* a block of rows is full */
+static inline float *mth__cascade_next(mth__cascade *cascade) { /* where the next row is to be added */
+    if (cascade->rows && cascade->rows % MTH__CASCADE_BLOCK == 0) mth__cascade_carry(cascade);
+    cascade->rows++;
+    return cascade->level[0];
 }
 void mth__cascade_end(mth__cascade *); /* `sum` holds the sum */
 static inline size_t mth__cascade_bytes(int64_t n) { return (size_t)(MTH__CASCADE_LEVELS * n) * sizeof(float); }

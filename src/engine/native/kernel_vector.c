@@ -96,6 +96,6 @@ const mth__vector *mth__vector_variant(int i) {
 }
 
 void mth__vector_open(void) {
-    const mth__vector *v;
-    for (int i = 0; (v = mth__vector_variant(i)); i++) mth__vec = v;
+    const mth__vector *vector;
+    for (int i = 0; (vector = mth__vector_variant(i)); i++) mth__vec = vector;
 }

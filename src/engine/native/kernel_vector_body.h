@@ -240,7 +240,7 @@ INLINE bool N(any)(I x) {
 }
 static bool N(finite)(int64_t rows, int64_t n, const float *x, int64_t ld) {
     I beyond = {0};
-    for (int64_t r = 0; r < rows; r++, x += ld) {
+    for (int64_t row = 0; row < rows; row++, x += ld) {
         int64_t i = 0;
         for (; i + W <= n; i += W) beyond |= N(beyond)(N(load)(x + i));
         if (i < n) beyond |= N(beyond)(N(load_part)(x + i, n - i, 0));
@@ -249,8 +249,8 @@ static bool N(finite)(int64_t rows, int64_t n, const float *x, int64_t ld) {
 }
 static bool N(scale_rows)(int64_t rows, int64_t n, const float *factor, float *x, int64_t ld) {
     I beyond = {0};
-    for (int64_t r = 0; r < rows; r++, x += ld) {
-        const V f = N(set)(factor[r]);
+    for (int64_t row = 0; row < rows; row++, x += ld) {
+        const V f = N(set)(factor[row]);
         int64_t i = 0;
         for (; i + W <= n; i += W) {
             const V y = N(load)(x + i) * f;

@@ -13,7 +13,7 @@ INLINE void N(product_tile)(int64_t k, const float *const *a, int64_t a_column, 
     V s##q = N(set)(0), t##q = N(set)(0);
 #define MULTIPLY(q)                                                                                                    \
     {                                                                                                                  \
-        const V x = N(set)(r##q[o]);                                                                                   \
+        const V x = N(set)(r##q[column]);                                                                              \
         s##q = FMA(x, u, s##q);                                                                                        \
         t##q = FMA(x, v, t##q);                                                                                        \
     }
@@ -25,7 +25,7 @@ INLINE void N(product_tile)(int64_t k, const float *const *a, int64_t a_column, 
     N(store)(c + q * ldc, s##q);                                                                                       \
     N(store)(c + q * ldc + W, t##q);
     EACH(BEGIN)
-    for (int64_t i = 0, o = 0; i < k; i++, o += a_column, b += ldb) {
+    for (int64_t i = 0, column = 0; i < k; i++, column += a_column, b += ldb) {
         const V u = N(load)(b), v = N(load)(b + W);
         if (fetch) {
             __builtin_prefetch(b + 16 * ldb);
@@ -48,25 +48,27 @@ static void N(product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t 
             int64_t step = ldb;
             if (columns < WIDE) {
                 for (int64_t i = 0; i < depth; i++)
-                    for (int64_t q = 0; q < WIDE; q++) narrow[i * WIDE + q] = q < columns ? panel[i * ldb + q] : 0;
+                    for (int64_t at = 0; at < WIDE; at++)
+                        narrow[i * WIDE + at] = at < columns ? panel[i * ldb + at] : 0;
                 panel = narrow;
                 step = WIDE;
             }
             for (int64_t i = 0; i < m; i += TALL) {
                 const int64_t rows = m - i < TALL ? m - i : TALL;
                 const float *row[TALL];
-                for (int64_t q = 0; q < TALL; q++) row[q] = a + (i + (q < rows ? q : rows - 1)) * a_row + k0 * a_column;
+                for (int64_t at = 0; at < TALL; at++)
+                    row[at] = a + (i + (at < rows ? at : rows - 1)) * a_row + k0 * a_column;
                 float *out = c + i * ldc + j;
                 if (rows == TALL && columns == WIDE) {
                     N(product_tile)(depth, row, a_column, panel, step, out, ldc, first, i == 0);
                     continue;
                 }
                 N(product_tile)(depth, row, a_column, panel, step, tile, WIDE, true, i == 0);
-                for (int64_t q = 0; q < rows; q++) {
+                for (int64_t at = 0; at < rows; at++) {
                     if (first)
-                        memcpy(out + q * ldc, tile + q * WIDE, (size_t)columns * sizeof *c);
+                        memcpy(out + at * ldc, tile + at * WIDE, (size_t)columns * sizeof *c);
                     else
-                        N(add_to)(columns, tile + q * WIDE, out + q * ldc);
+                        N(add_to)(columns, tile + at * WIDE, out + at * ldc);
                 }
             }
         }

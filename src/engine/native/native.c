@@ -8,31 +8,31 @@
 /* ---- engine */
 /* A run in the parent may be under way: here it is not, and the next one begins anew. */
 static void around_fork(void *object, mth__fork_moment moment) {
-    mth__engine *e = object;
-    if (moment == MTH__FORK_BEFORE) pthread_mutex_lock(&e->buffers.lock);
+    mth__engine *engine = object;
+    if (moment == MTH__FORK_BEFORE) pthread_mutex_lock(&engine->buffers.lock);
     if (moment == MTH__FORK_CHILD) {
-        pthread_mutex_init(&e->running, NULL);
-        mth__pool_forget(e);
-        e->generation++; /* an executable may be bound to the slabs by half */
+        pthread_mutex_init(&engine->running, NULL);
+        mth__pool_forget(engine);
+        engine->generation++; /* an executable may be bound to the slabs by half */
     }
-    if (moment != MTH__FORK_BEFORE) pthread_mutex_unlock(&e->buffers.lock);
+    if (moment != MTH__FORK_BEFORE) pthread_mutex_unlock(&engine->buffers.lock);
 }
 
-static void engine_free(mth__engine *e) {
-    mth__pool_stop(e);
-    mth__fork_watch_remove(&e->watch);
-    mth__buffers_trim(&e->buffers);
-    for (int i = 0; e->worker && i < e->threads; i++) mth__free(e->worker[i].scratch);
-    for (int k = 0; e->shared && k < MTH__STREAMS * e->devices; k++) mth__free(e->shared[k]);
-    for (int d = 0; e->slab && d < MTH__SPACES * e->devices; d++) mth__free(e->slab[d]);
-    mth__free(e->slab);
-    mth__free(e->slab_size);
-    mth__free(e->worker);
-    mth__free(e->shared);
-    mth__free(e->shared_size);
-    pthread_mutex_destroy(&e->running);
-    pthread_mutex_destroy(&e->buffers.lock);
-    mth__free(e);
+static void engine_free(mth__engine *engine) {
+    mth__pool_stop(engine);
+    mth__fork_watch_remove(&engine->watch);
+    mth__buffers_trim(&engine->buffers);
+    for (int i = 0; engine->worker && i < engine->threads; i++) mth__free(engine->worker[i].scratch);
+    for (int k = 0; engine->shared && k < MTH__STREAMS * engine->devices; k++) mth__free(engine->shared[k]);
+    for (int d = 0; engine->slab && d < MTH__SPACES * engine->devices; d++) mth__free(engine->slab[d]);
+    mth__free(engine->slab);
+    mth__free(engine->slab_size);
+    mth__free(engine->worker);
+    mth__free(engine->shared);
+    mth__free(engine->shared_size);
+    pthread_mutex_destroy(&engine->running);
+    pthread_mutex_destroy(&engine->buffers.lock);
+    mth__free(engine);
 }
 
 typedef struct {
@@ -54,272 +54,281 @@ static mth_status native_open(const mth__engine_setup *setup, mth__engine **out)
     if (given.threads > THREADS_MOST)
         return FAIL(MTH_ERROR_VALUE, F("threads=%lld is more than the engine takes", (long long)given.threads),
             F("give threads from 1 to %d", THREADS_MOST));
-    mth__engine *e = mth__calloc(1, sizeof *e);
-    if (!e) return mth__lacks_memory("an engine", sizeof *e);
-    atomic_init(&e->references, 1);
-    e->devices = devices;
-    e->threads = given.threads ? (int)given.threads : mth__core_count();
-    pthread_mutex_init(&e->running, NULL);
-    pthread_mutex_init(&e->buffers.lock, NULL);
-    e->worker = mth__calloc((size_t)e->threads, sizeof *e->worker);
-    e->slab = mth__calloc(MTH__SPACES * (size_t)devices, sizeof *e->slab);
-    e->slab_size = mth__calloc(MTH__SPACES * (size_t)devices, sizeof *e->slab_size);
-    e->shared = mth__calloc(MTH__STREAMS * (size_t)devices, sizeof *e->shared);
-    e->shared_size = mth__calloc(MTH__STREAMS * (size_t)devices, sizeof *e->shared_size);
-    if (!e->worker || !e->slab || !e->slab_size || !e->shared || !e->shared_size) {
-        engine_free(e);
+    mth__engine *engine = mth__calloc(1, sizeof *engine);
+    if (!engine) return mth__lacks_memory("an engine", sizeof *engine);
+    atomic_init(&engine->references, 1);
+    engine->devices = devices;
+    engine->threads = given.threads ? (int)given.threads : mth__core_count();
+    pthread_mutex_init(&engine->running, NULL);
+    pthread_mutex_init(&engine->buffers.lock, NULL);
+    engine->worker = mth__calloc((size_t)engine->threads, sizeof *engine->worker);
+    engine->slab = mth__calloc(MTH__SPACES * (size_t)devices, sizeof *engine->slab);
+    engine->slab_size = mth__calloc(MTH__SPACES * (size_t)devices, sizeof *engine->slab_size);
+    engine->shared = mth__calloc(MTH__STREAMS * (size_t)devices, sizeof *engine->shared);
+    engine->shared_size = mth__calloc(MTH__STREAMS * (size_t)devices, sizeof *engine->shared_size);
+    if (!engine->worker || !engine->slab || !engine->slab_size || !engine->shared || !engine->shared_size) {
+        engine_free(engine);
         return mth__lacks_memory("an engine", 0);
     }
-    for (int i = 0; i < e->threads; i++) {
-        e->worker[i].engine = e;
-        e->worker[i].index = i;
+    for (int i = 0; i < engine->threads; i++) {
+        engine->worker[i].engine = engine;
+        engine->worker[i].index = i;
     }
     mth__kernels_open();
-    mth__fork_watch_add(&e->watch, around_fork, e);
-    *out = e;
+    mth__fork_watch_add(&engine->watch, around_fork, engine);
+    *out = engine;
     return NULL;
 }
-static void native_close(mth__engine *e) {
-    if (e && atomic_fetch_sub(&e->references, 1) == 1) engine_free(e);
+static void native_close(mth__engine *engine) {
+    if (engine && atomic_fetch_sub(&engine->references, 1) == 1) engine_free(engine);
 }
-static mth_status native_describe(mth__engine *e, mth__text *text) {
-    mth__text_add(text, "%d device%s on %d thread%s of %d cores\n", e->devices, e->devices == 1 ? "" : "s", e->threads,
-        e->threads == 1 ? "" : "s", mth__core_count());
+static mth_status native_describe(mth__engine *engine, mth__text *text) {
+    mth__text_add(text, "%d device%s on %d thread%s of %d cores\n", engine->devices, engine->devices == 1 ? "" : "s",
+        engine->threads, engine->threads == 1 ? "" : "s", mth__core_count());
     return NULL;
 }
 
 /* ---- load */
-static void executable_free(mth__executable *x) {
-    mth__free(x->stream);
-    mth__arena_free(x->arena);
-    mth__free(x);
+static void executable_free(mth__executable *executable) {
+    mth__free(executable->stream);
+    mth__arena_free(executable->arena);
+    mth__free(executable);
 }
 
 enum { LEAST_LENT = 64 << 10 }; /* bytes: less is not worth a plan that is harder to read */
 
-static mth_status allocate(mth__executable *x) {
-    const mth__program *p = x->program;
-    x->each = 1;
-    for (size_t r = 0; r < p->role.n; r++)
-        for (size_t i = 0; i < p->role.at[r].instr.n; i++)
-            if (p->role.at[r].instr.at[i].stream >= x->each) x->each = p->role.at[r].instr.at[i].stream + 1;
-    x->streams = x->each * p->mesh->count;
-    x->stream = mth__calloc((size_t)x->streams, sizeof *x->stream);
-    return x->stream ? NULL : mth__lacks_memory("the streams", x->streams * (int64_t)sizeof *x->stream);
+static mth_status allocate(mth__executable *executable) {
+    const mth__program *program = executable->program;
+    executable->each = 1;
+    for (size_t role_number = 0; role_number < program->role.n; role_number++)
+        for (size_t i = 0; i < program->role.at[role_number].instr.n; i++)
+            if (program->role.at[role_number].instr.at[i].stream >= executable->each)
+                executable->each = program->role.at[role_number].instr.at[i].stream + 1;
+    executable->streams = executable->each * program->mesh->count;
+    executable->stream = mth__calloc((size_t)executable->streams, sizeof *executable->stream);
+    return executable->stream
+        ? NULL
+        : mth__lacks_memory("the streams", executable->streams * (int64_t)sizeof *executable->stream);
 }
 
 static mth_status load_body(void *argument) {
-    mth__executable *x = argument;
+    mth__executable *executable = argument;
     mth__arena *arena = mth__arena_new();
-    x->shared_scratch = NEW_ARRAY(arena, size_t, x->streams);
-    mth__loader l = {.x = x,
+    executable->shared_scratch = NEW_ARRAY(arena, size_t, executable->streams);
+    mth__loader loader = {.executable = executable,
         .arena = arena,
-        .program = x->program,
-        .devices = x->program->mesh->count,
+        .program = executable->program,
+        .devices = executable->program->mesh->count,
         .templates = {.arena = arena}};
-    TRY(mth__load_streams(&l));
-    x->event = l.event.at;
-    x->events = l.event.n;
-    x->slab_fixup = l.slab.at;
-    x->slab_fixups = l.slab.n;
-    x->entry_fixup = l.entry.fixup.at;
-    x->entry_fixups = l.entry.fixup.n;
-    x->exit_fixup = l.exit.fixup.at;
-    x->exit_fixups = l.exit.fixup.n;
-    x->entry = l.entry.held.at;
-    x->entries = l.entry.held.n;
-    x->exit = l.exit.held.at;
-    x->exits = l.exit.held.n;
+    TRY(mth__load_streams(&loader));
+    executable->event = loader.event.at;
+    executable->events = loader.event.n;
+    executable->slab_fixup = loader.slab.at;
+    executable->slab_fixups = loader.slab.n;
+    executable->entry_fixup = loader.entry.fixup.at;
+    executable->entry_fixups = loader.entry.fixup.n;
+    executable->exit_fixup = loader.exit.fixup.at;
+    executable->exit_fixups = loader.exit.fixup.n;
+    executable->entry = loader.entry.held.at;
+    executable->entries = loader.entry.held.n;
+    executable->exit = loader.exit.held.at;
+    executable->exits = loader.exit.held.n;
     mth__arena_keep(arena);
-    x->arena = arena;
+    executable->arena = arena;
     return NULL;
 }
 
-static void replace(mth__engine *e, void **memory, void *larger, size_t *size, size_t bytes) {
+static void replace(mth__engine *engine, void **memory, void *larger, size_t *size, size_t bytes) {
     void *before = *memory;
-    pthread_mutex_lock(&e->buffers.lock);
+    pthread_mutex_lock(&engine->buffers.lock);
     *memory = larger;
     *size = bytes;
-    pthread_mutex_unlock(&e->buffers.lock);
+    pthread_mutex_unlock(&engine->buffers.lock);
     mth__free(before);
 }
-static mth_status grow(mth__engine *e, void **memory, size_t *size, size_t need) {
+static mth_status grow(mth__engine *engine, void **memory, size_t *size, size_t need) {
     if (*size >= need) return NULL;
     void *larger = mth__malloc(need);
     if (!larger) return mth__lacks_memory("scratch", (int64_t)need);
-    replace(e, memory, larger, size, need);
+    replace(engine, memory, larger, size, need);
     return NULL;
 }
 /* What kernels need beside their operands belongs to the engine: executables run one at a time. */
-static mth_status grow_scratch(mth__engine *e, const mth__executable *x) {
-    for (int i = 0; i < e->threads; i++)
-        TRY(grow(e, &e->worker[i].scratch, &e->worker[i].scratch_size, x->thread_scratch));
-    for (int k = 0; k < x->streams; k++) TRY(grow(e, &e->shared[k], &e->shared_size[k], x->shared_scratch[k]));
+static mth_status grow_scratch(mth__engine *engine, const mth__executable *executable) {
+    for (int i = 0; i < engine->threads; i++)
+        TRY(grow(engine, &engine->worker[i].scratch, &engine->worker[i].scratch_size, executable->thread_scratch));
+    for (int k = 0; k < executable->streams; k++)
+        TRY(grow(engine, &engine->shared[k], &engine->shared_size[k], executable->shared_scratch[k]));
     return NULL;
 }
 
-static mth_status grow_slabs(mth__engine *e, const mth__executable *x) {
-    for (int d = 0; d < MTH__SPACES * e->devices; d++) {
-        const int role = x->program->role_of[d % e->devices];
-        size_t bytes = role < 0 ? 0 : (size_t)x->memory[role][d / e->devices];
-        if (bytes <= e->slab_size[d]) continue;
+static mth_status grow_slabs(mth__engine *engine, const mth__executable *executable) {
+    for (int d = 0; d < MTH__SPACES * engine->devices; d++) {
+        const int role = executable->program->role_of[d % engine->devices];
+        size_t bytes = role < 0 ? 0 : (size_t)executable->memory[role][d / engine->devices];
+        if (bytes <= engine->slab_size[d]) continue;
         void *larger = mth__malloc(bytes);
         if (!larger) { /* what the cache of buffers holds may be what is missing */
-            mth__buffers_trim(&e->buffers);
+            mth__buffers_trim(&engine->buffers);
             larger = mth__malloc(bytes);
         }
         if (!larger)
             return mth__lacks_memory(
-                d < e->devices ? "the slab of a device" : "a device's part of the host's pool", (int64_t)bytes);
-        e->generation++;
-        replace(e, &e->slab[d], larger, &e->slab_size[d], bytes);
+                d < engine->devices ? "the slab of a device" : "a device's part of the host's pool", (int64_t)bytes);
+        engine->generation++;
+        replace(engine, &engine->slab[d], larger, &engine->slab_size[d], bytes);
     }
     return NULL;
 }
 
-static void native_unload(mth__executable *x) {
-    mth__engine *e = x->engine;
-    executable_free(x);
-    native_close(e);
+static void native_unload(mth__executable *executable) {
+    mth__engine *engine = executable->engine;
+    executable_free(executable);
+    native_close(engine);
 }
 
 static mth_status native_load(
-    mth__engine *e, const mth__program *program, const mth__program *global, mth__executable **out) {
+    mth__engine *engine, const mth__program *program, const mth__program *global, mth__executable **out) {
     (void)global;
-    if (program->mesh->count != e->devices)
-        return INTERNAL("a program for %d devices on an engine of %d", program->mesh->count, e->devices);
-    mth__executable *x = mth__calloc(1, sizeof *x);
-    if (!x) return mth__lacks_memory("an executable", sizeof *x);
-    x->engine = e;
-    x->program = program;
-    mth_status s = allocate(x);
-    if (!s) s = mth__guard(load_body, x);
-    if (!s) {
-        pthread_mutex_lock(&e->running);
-        s = grow_scratch(e, x);
-        if (!s) s = grow_slabs(e, x);
-        x->generation = e->generation - 1; /* bound to no slab yet */
-        if (!s) s = mth__kernels_start();
-        if (!s) s = mth__pool_start(e);
-        pthread_mutex_unlock(&e->running);
+    if (program->mesh->count != engine->devices)
+        return INTERNAL("a program for %d devices on an engine of %d", program->mesh->count, engine->devices);
+    mth__executable *executable = mth__calloc(1, sizeof *executable);
+    if (!executable) return mth__lacks_memory("an executable", sizeof *executable);
+    executable->engine = engine;
+    executable->program = program;
+    mth_status status = allocate(executable);
+    if (!status) status = mth__guard(load_body, executable);
+    if (!status) {
+        pthread_mutex_lock(&engine->running);
+        status = grow_scratch(engine, executable);
+        if (!status) status = grow_slabs(engine, executable);
+        executable->generation = engine->generation - 1; /* bound to no slab yet */
+        if (!status) status = mth__kernels_start();
+        if (!status) status = mth__pool_start(engine);
+        pthread_mutex_unlock(&engine->running);
     }
-    if (s) {
-        executable_free(x);
-        return s;
+    if (status) {
+        executable_free(executable);
+        return status;
     }
-    atomic_fetch_add(&e->references, 1);
-    *out = x;
+    atomic_fetch_add(&engine->references, 1);
+    *out = executable;
     return NULL;
 }
 
 /* ---- run */
-static const char *task_name(const mth__executable *x, int stream, int task, const mth__instr **out) {
-    const mth__stream *s = &x->stream[stream];
-    const mth__instr *i = *out = &x->program->role.at[x->program->role_of[s->device]].instr.at[s->task[task].instr];
-    return i->kind == MTH__COMPUTE ? i->op->name
-        : i->channel >= 0          ? x->program->channel.at[i->channel].label
-                                   : "a copy between spaces";
+static const char *task_name(const mth__executable *executable, int stream, int task, const mth__instr **out) {
+    const mth__stream *record = &executable->stream[stream];
+    const mth__instr *instruction = *out =
+        &executable->program->role.at[executable->program->role_of[record->device]].instr.at[record->task[task].instr];
+    return instruction->kind == MTH__COMPUTE ? instruction->op->name
+        : instruction->channel >= 0          ? executable->program->channel.at[instruction->channel].label
+                                             : "a copy between spaces";
 }
 
 typedef struct {
-    const mth__executable *x;
+    const mth__executable *executable;
     mth_status status;
 } dress;
 static mth_status fault_tensors(void *argument) {
-    dress *d = argument;
-    const mth__run *r = &d->x->engine->run;
-    const mth__instr *i;
-    task_name(d->x, r->at_stream, r->at_task, &i);
-    const mth__role *role = &d->x->program->role.at[d->x->program->role_of[d->x->stream[r->at_stream].device]];
+    dress *context = argument;
+    const mth__run *running = &context->executable->engine->run;
+    const mth__instr *instruction;
+    task_name(context->executable, running->at_stream, running->at_task, &instruction);
+    const mth__role *role =
+        &context->executable->program->role
+             .at[context->executable->program->role_of[context->executable->stream[running->at_stream].device]];
     mth__arena *arena = mth__arena_new();
-    for (int k = 0; k < i->nin; k++) {
-        const mth__program_value *v = &role->value.at[i->in[k]];
-        d->status = mth__error_tensor(d->status,
-            F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), mth__shape_text(arena, v->shape),
-                mth__where_text(arena, &v->sharding, v->shape.rank)));
+    for (int k = 0; k < instruction->nin; k++) {
+        const mth__program_value *value = &role->value.at[instruction->in[k]];
+        context->status = mth__error_tensor(context->status,
+            F("%s: %s %s, sharded %s", value->name, mth_dtype_name(value->dtype), mth__shape_text(arena, value->shape),
+                mth__where_text(arena, &value->sharding, value->shape.rank)));
     }
     mth__arena_free(arena);
     return NULL;
 }
-static mth_status fault_error(const mth__executable *x) {
-    const mth__run *r = &x->engine->run;
-    const mth__stream *s = &x->stream[r->at_stream];
-    const mth__instr *i;
-    task_name(x, r->at_stream, r->at_task, &i);
+static mth_status fault_error(const mth__executable *executable) {
+    const mth__run *running = &executable->engine->run;
+    const mth__stream *stream = &executable->stream[running->at_stream];
+    const mth__instr *instruction;
+    task_name(executable, running->at_stream, running->at_task, &instruction);
     char where[32];
-    snprintf(where, sizeof where, " on device %d", s->device);
-    dress d = {x, mth__fault_error(i->op, s->fault.value, "", s->fault.limit, where)};
-    d.status = mth__error_source(mth__error_operator(d.status, i->label.module), i->label.source);
-    mth_status lost = mth__guard(fault_tensors, &d); /* without memory the error has fewer tensors */
+    snprintf(where, sizeof where, " on device %d", stream->device);
+    dress context = {
+        executable, mth__fault_error(instruction->op, stream->fault.value, "", stream->fault.limit, where)};
+    context.status =
+        mth__error_source(mth__error_operator(context.status, instruction->label.module), instruction->label.source);
+    mth_status lost = mth__guard(fault_tensors, &context); /* without memory the error has fewer tensors */
     mth_error_free(lost);
-    return d.status;
+    return context.status;
 }
-static mth_status stuck_error(const mth__executable *x) {
-    const mth__run *r = &x->engine->run;
-    const mth__stream *s = &x->stream[r->at_stream];
-    const mth__task *t = &s->task[r->at_task];
-    const mth__instr *i, *peer_instr;
-    const char *name = task_name(x, r->at_stream, r->at_task, &i);
-    for (int k = 0; k < t->waits; k++) {
-        const mth__stream *peer = &x->stream[t->wait[k].stream];
+static mth_status stuck_error(const mth__executable *executable) {
+    const mth__run *running = &executable->engine->run;
+    const mth__stream *stream = &executable->stream[running->at_stream];
+    const mth__task *task = &stream->task[running->at_task];
+    const mth__instr *instruction, *peer_instr;
+    const char *name = task_name(executable, running->at_stream, running->at_task, &instruction);
+    for (int k = 0; k < task->waits; k++) {
+        const mth__stream *peer = &executable->stream[task->wait[k].stream];
         int done = atomic_load(&peer->done);
-        if (done < t->wait[k].count)
+        if (done < task->wait[k].count)
             return mth__error_operator(INTERNAL("no instruction can run: on device %d instruction %d (%s) waits for "
                                                 "device %d, which is at instruction %d (%s)",
-                                           s->device, t->instr, name, peer->device, peer->task[done].instr,
-                                           task_name(x, t->wait[k].stream, done, &peer_instr)),
-                i->label.module);
+                                           stream->device, task->instr, name, peer->device, peer->task[done].instr,
+                                           task_name(executable, task->wait[k].stream, done, &peer_instr)),
+                instruction->label.module);
     }
-    for (int m = 0; t->awaits && m < t->awaits->n; m++) {
-        const mth__stream *peer = &x->stream[t->awaits->stream[m]];
+    for (int m = 0; task->awaits && m < task->awaits->n; m++) {
+        const mth__stream *peer = &executable->stream[task->awaits->stream[m]];
         for (int done = atomic_load(&peer->done), k = done; k < peer->tasks; k++)
-            if (peer->task[k].signals == t->awaits)
+            if (peer->task[k].signals == task->awaits)
                 return mth__error_operator(INTERNAL("no instruction can run: on device %d instruction %d (%s) waits "
                                                     "for device %d, which is at instruction %d (%s)",
-                                               s->device, t->instr, name, peer->device, peer->task[done].instr,
-                                               task_name(x, t->awaits->stream[m], done, &peer_instr)),
-                    i->label.module);
+                                               stream->device, task->instr, name, peer->device, peer->task[done].instr,
+                                               task_name(executable, task->awaits->stream[m], done, &peer_instr)),
+                    instruction->label.module);
     }
-    return INTERNAL("no instruction can run: device %d is at instruction %d (%s)", s->device, t->instr, name);
+    return INTERNAL("no instruction can run: device %d is at instruction %d (%s)", stream->device, task->instr, name);
 }
 
 /* Of an exit: new memory, or that of the entry whose successor it is. */
 static mth_status exit_new(
-    mth__executable *x, const mth__external *held, mth__buffer *const *entry, mth__buffer **out) {
-    if (held->entry < 0) return mth__native_buffer_new(x->engine, held->device, held->bytes, out);
+    mth__executable *executable, const mth__external *held, mth__buffer *const *entry, mth__buffer **out) {
+    if (held->entry < 0) return mth__native_buffer_new(executable->engine, held->device, held->bytes, out);
     mth__buffer *before = entry[held->entry];
     if (before->size == MTH__BORROWED)
         return INTERNAL("entry %s has a successor on device %d, and its buffer is the caller's own memory",
-            x->program->entry.at[held->number].name, held->device);
+            executable->program->entry.at[held->number].name, held->device);
     mth__native_buffer_retain(before);
     *out = before;
     return NULL;
 }
-static mth_status exits_new(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit) {
-    for (size_t i = 0; i < x->exits; i++) {
-        mth_status s = exit_new(x, &x->exit[i], entry, &exit[x->exit[i].index]);
-        if (!s) continue;
+static mth_status exits_new(mth__executable *executable, mth__buffer *const *entry, mth__buffer **exit) {
+    for (size_t i = 0; i < executable->exits; i++) {
+        mth_status status = exit_new(executable, &executable->exit[i], entry, &exit[executable->exit[i].index]);
+        if (!status) continue;
         while (i--) {
-            mth__native_buffer_release(exit[x->exit[i].index]);
-            exit[x->exit[i].index] = NULL;
+            mth__native_buffer_release(exit[executable->exit[i].index]);
+            exit[executable->exit[i].index] = NULL;
         }
-        return s;
+        return status;
     }
     return NULL;
 }
-static void bind_slabs(mth__executable *x) {
+static void bind_slabs(mth__executable *executable) {
     /* a device whose values are all empty may have no slab: nobody reads here, but the address can be computed with */
     static char nothing[64];
-    if (x->generation == x->engine->generation) return;
-    for (size_t i = 0; i < x->slab_fixups; i++) {
-        const mth__fixup *f = &x->slab_fixup[i];
-        char *slab = x->engine->slab[f->index];
-        *f->slot = slab ? slab + f->offset : nothing;
+    if (executable->generation == executable->engine->generation) return;
+    for (size_t i = 0; i < executable->slab_fixups; i++) {
+        const mth__fixup *fixup = &executable->slab_fixup[i];
+        char *slab = executable->engine->slab[fixup->index];
+        *fixup->slot = slab ? slab + fixup->offset : nothing;
     }
-    x->generation = x->engine->generation;
+    executable->generation = executable->engine->generation;
 }
-static void bind(const mth__fixup *f, size_t n, mth__buffer *const *buffer) {
-    for (size_t i = 0; i < n; i++) *f[i].slot = (char *)buffer[f[i].index]->data + f[i].offset;
+static void bind(const mth__fixup *fixup, size_t n, mth__buffer *const *buffer) {
+    for (size_t i = 0; i < n; i++) *fixup[i].slot = (char *)buffer[fixup[i].index]->data + fixup[i].offset;
 }
 
 #ifndef NDEBUG
@@ -336,60 +345,61 @@ static void poison_memory(const mth__executable *x, mth__buffer *const *exit) {
         if (x->exit[i].entry < 0) poison(exit[x->exit[i].index]->data, x->exit[i].bytes);
 }
 #else
-static void poison_memory(const mth__executable *x, mth__buffer *const *exit) { (void)x, (void)exit; }
+static void poison_memory(const mth__executable *executable, mth__buffer *const *exit) { (void)executable, (void)exit; }
 #endif
 
 static mth_status run_locked(
-    mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
-    mth__engine *e = x->engine;
-    TRY(mth__pool_start(e)); /* after a fork there are no threads */
-    bind_slabs(x);
-    bind(x->entry_fixup, x->entry_fixups, entry);
-    bind(x->exit_fixup, x->exit_fixups, exit);
-    poison_memory(x, exit);
-    for (int k = 0; k < x->streams; k++) x->stream[k].shared = e->shared[k];
-    e->run.stream = x->stream;
-    e->run.streams = x->streams;
-    e->run.each = x->each;
-    e->run.event = x->event;
-    e->run.events = x->events;
-    e->run.stop = mth__control_stop(control);
-    e->run.recorder = mth__control_recorder(control);
-    mth__pool_run(e);
-    switch (atomic_load(&e->run.failure)) {
+    mth__executable *executable, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
+    mth__engine *engine = executable->engine;
+    TRY(mth__pool_start(engine)); /* after a fork there are no threads */
+    bind_slabs(executable);
+    bind(executable->entry_fixup, executable->entry_fixups, entry);
+    bind(executable->exit_fixup, executable->exit_fixups, exit);
+    poison_memory(executable, exit);
+    for (int k = 0; k < executable->streams; k++) executable->stream[k].shared = engine->shared[k];
+    engine->run.stream = executable->stream;
+    engine->run.streams = executable->streams;
+    engine->run.each = executable->each;
+    engine->run.event = executable->event;
+    engine->run.events = executable->events;
+    engine->run.stop = mth__control_stop(control);
+    engine->run.recorder = mth__control_recorder(control);
+    mth__pool_run(engine);
+    switch (atomic_load(&engine->run.failure)) {
     case MTH__RUN_STOPPED: return mth__interrupted();
-    case MTH__RUN_FAULT: return fault_error(x);
-    case MTH__RUN_STUCK: return stuck_error(x);
+    case MTH__RUN_FAULT: return fault_error(executable);
+    case MTH__RUN_STUCK: return stuck_error(executable);
     default: return NULL;
     }
 }
 
 static mth_status native_run(
-    mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
-    mth__engine *e = x->engine;
+    mth__executable *executable, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
+    mth__engine *engine = executable->engine;
     TRY(mth__control_uncrossed(control));
-    for (size_t i = 0; i < x->entries; i++) {
-        const mth__buffer *b = entry[x->entry[i].index];
-        if (!b || b->bytes < x->entry[i].bytes)
+    for (size_t i = 0; i < executable->entries; i++) {
+        const mth__buffer *buffer = entry[executable->entry[i].index];
+        if (!buffer || buffer->bytes < executable->entry[i].bytes)
             return INTERNAL("entry %s has no buffer of %lld bytes on device %d",
-                x->program->entry.at[x->entry[i].number].name, (long long)x->entry[i].bytes, x->entry[i].device);
+                executable->program->entry.at[executable->entry[i].number].name, (long long)executable->entry[i].bytes,
+                executable->entry[i].device);
     }
-    TRY(exits_new(x, entry, exit));
-    mth_status s = mth__lock_run(&e->running, mth__control_stop(control));
-    if (!s) {
-        s = run_locked(x, entry, exit, control);
-        pthread_mutex_unlock(&e->running);
+    TRY(exits_new(executable, entry, exit));
+    mth_status status = mth__lock_run(&engine->running, mth__control_stop(control));
+    if (!status) {
+        status = run_locked(executable, entry, exit, control);
+        pthread_mutex_unlock(&engine->running);
     }
-    for (size_t i = 0; s && i < x->exits; i++) {
-        mth__native_buffer_release(exit[x->exit[i].index]);
-        exit[x->exit[i].index] = NULL;
+    for (size_t i = 0; status && i < executable->exits; i++) {
+        mth__native_buffer_release(exit[executable->exit[i].index]);
+        exit[executable->exit[i].index] = NULL;
     }
-    return s;
+    return status;
 }
 
-static int cores(mth__engine *e) {
+static int cores(mth__engine *engine) {
     const int all = mth__core_count();
-    return e->threads < all ? e->threads : all;
+    return engine->threads < all ? engine->threads : all;
 }
 
 const mth__engine_vtable mth__engine_native = {

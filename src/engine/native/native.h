@@ -274,7 +274,7 @@ typedef struct {
 typedef struct mth__partners mth__partners; /* of the ranks of a template in use */
 typedef struct mth__communicating mth__communicating;
 typedef struct mth__loader {
-    mth__executable *x;
+    mth__executable *executable;
     mth__arena *arena;
     const mth__program *program;
     int devices;
@@ -317,11 +317,13 @@ mth_status mth__communicate(mth__loader *, int instr);
 /* the task of a copy between spaces */
 void mth__load_copy(mth__loader *, int instr);
 /* Where the caller's list of buffers has a device's of an entry or, else, an exit. */
-static inline int64_t mth__load_external(const mth__loader *l, mth__storage storage, int number, int device) {
+static inline int64_t mth__load_external(const mth__loader *loader, mth__storage storage, int number, int device) {
     if (storage == MTH__IN_ENTRY)
-        return l->entry.offset[number] + l->program->entry.at[number].sharding.on->rank_of[device];
-    return l->exit.offset[number] + l->program->exit.at[number].sharding.on->rank_of[device];
+        return loader->entry.offset[number] + loader->program->entry.at[number].sharding.on->rank_of[device];
+    return loader->exit.offset[number] + loader->program->exit.at[number].sharding.on->rank_of[device];
 }
-static inline int mth__load_stream(const mth__loader *l, int device, int on) { return l->x->each * device + on; }
+static inline int mth__load_stream(const mth__loader *loader, int device, int on) {
+    return loader->executable->each * device + on;
+}
 void mth__exchange_run(const mth__exchange *, int chunk);
 #endif

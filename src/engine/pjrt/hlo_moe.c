@@ -49,18 +49,18 @@ static mth__hlo_place rows_of_choices(mth__hlo *hlo, const mth__hlo_operand *row
     /* [e, t] */
     mth__hlo_val row_of = mth__hlo_put(hlo, MTH__HLO_SET, mth__hlo_splat(hlo, MTH_INT32, all, -1), token, row);
 
-    mth__hlo_place y = mth__hlo_locate(hlo, rows->part, 0, experts->value);
-    y.at = mth__hlo_lookup(hlo, row_of, flat_index(hlo, y.at, tk.dim[0], mth__hlo_iota(hlo, MTH_INT32, tk, 0)));
-    y.here = mth__hlo_binary(hlo, "and", y.here, used(hlo, y.at));
-    if (tk.dim[1] == 1) return y;
+    mth__hlo_place place = mth__hlo_locate(hlo, rows->part, 0, experts->value);
+    place.at = mth__hlo_lookup(hlo, row_of, flat_index(hlo, place.at, tk.dim[0], mth__hlo_iota(hlo, MTH_INT32, tk, 0)));
+    place.here = mth__hlo_binary(hlo, "and", place.here, used(hlo, place.at));
+    if (tk.dim[1] == 1) return place;
     mth__hlo_val one = mth__hlo_broadcast(hlo, experts->value, tkk, (int[]){0, 1}),
                  other = mth__hlo_broadcast(hlo, experts->value, tkk, (int[]){0, 2});
     mth__hlo_val same = mth__hlo_compare(hlo, "EQ", one, other);
     mth__hlo_val before =
         mth__hlo_compare(hlo, "LT", mth__hlo_iota(hlo, MTH_INT32, tkk, 2), mth__hlo_iota(hlo, MTH_INT32, tkk, 1));
     mth__hlo_val again = mth__hlo_reduce(hlo, "or", mth__hlo_binary(hlo, "and", same, before), 1u << 2, false);
-    y.here = mth__hlo_binary(hlo, "and", y.here, mth__hlo_unary(hlo, "not", again));
-    return y;
+    place.here = mth__hlo_binary(hlo, "and", place.here, mth__hlo_unary(hlo, "not", again));
+    return place;
 }
 
 void mth__hlo_moe_dispatch(mth__hlo_call *call) { /* x, rows; weighted: x, rows, weights, experts */

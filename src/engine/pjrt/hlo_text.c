@@ -4,15 +4,16 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *mth__hlo_type(mth__arena *arena, mth_dtype dtype, mth__shape s) {
+const char *mth__hlo_type(mth__arena *arena, mth_dtype dtype, mth__shape shape) {
     char text[256];
     size_t n = 0;
-    for (int d = 0; d < s.rank; d++) n += (size_t)snprintf(text + n, sizeof text - n, "%lldx", (long long)s.dim[d]);
+    for (int d = 0; d < shape.rank; d++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%lldx", (long long)shape.dim[d]);
     snprintf(text + n, sizeof text - n, "%s", mth__dtypes[dtype].xla);
     return mth__format(arena, "tensor<%s>", text);
 }
 
-static const char *type_of(mth__hlo *h, mth__hlo_val v) { return mth__hlo_type(h->arena, v.dtype, v.shape); }
+static const char *type_of(mth__hlo *hlo, mth__hlo_val v) { return mth__hlo_type(hlo->arena, v.dtype, v.shape); }
 
 /* Results of an operation that has several are numbered from one id on: their names are remembered as ids below ID_PART
  * * id. */
@@ -91,33 +92,33 @@ mth__hlo_val mth__hlo_scalar_i32(mth__hlo *hlo, int64_t value) {
     return mth__hlo_splat(hlo, MTH_INT32, (mth__shape){0}, (double)value);
 }
 
-mth__hlo_val mth__hlo_number(mth__hlo *h, int64_t value) {
-    mth__hlo_val v = {-1 - (h->arguments + (int)h->number.n), MTH_INT32, {0}};
-    PUSH(h->arena, h->number, value);
+mth__hlo_val mth__hlo_number(mth__hlo *hlo, int64_t value) {
+    mth__hlo_val v = {-1 - (hlo->arguments + (int)hlo->number.n), MTH_INT32, {0}};
+    PUSH(hlo->arena, hlo->number, value);
     return v;
 }
 
-mth__hlo_val mth__hlo_ints(mth__hlo *h, mth_dtype dtype, mth__shape shape, const int64_t *values) {
+mth__hlo_val mth__hlo_ints(mth__hlo *hlo, mth_dtype dtype, mth__shape shape, const int64_t *values) {
     const int64_t n = mth__shape_size(shape);
     bool equal = true;
     for (int64_t i = 1; i < n; i++) equal &= values[i] == values[0];
     if (equal)
-        return mth__hlo_line(h, dtype, shape, "stablehlo.constant dense<%lld> : %s", (long long)(n ? values[0] : 0),
-            mth__hlo_type(h->arena, dtype, shape));
-    mth__text t = mth__text_new(h->arena);
+        return mth__hlo_line(hlo, dtype, shape, "stablehlo.constant dense<%lld> : %s", (long long)(n ? values[0] : 0),
+            mth__hlo_type(hlo->arena, dtype, shape));
+    mth__text text = mth__text_new(hlo->arena);
     int64_t period[MTH__RANK + 1];
     period[shape.rank] = 1;
     for (int d = shape.rank - 1; d >= 0; d--) period[d] = period[d + 1] * shape.dim[d];
     for (int64_t i = 0; i < n; i++) {
-        if (i) mth__text_add(&t, ", ");
+        if (i) mth__text_add(&text, ", ");
         for (int d = 0; d < shape.rank; d++)
-            if (i % period[d] == 0) mth__text_add(&t, "[");
-        mth__text_add(&t, "%lld", (long long)values[i]);
+            if (i % period[d] == 0) mth__text_add(&text, "[");
+        mth__text_add(&text, "%lld", (long long)values[i]);
         for (int d = 0; d < shape.rank; d++)
-            if ((i + 1) % period[d] == 0) mth__text_add(&t, "]");
+            if ((i + 1) % period[d] == 0) mth__text_add(&text, "]");
     }
     return mth__hlo_line(
-        h, dtype, shape, "stablehlo.constant dense<%s> : %s", t.at, mth__hlo_type(h->arena, dtype, shape));
+        hlo, dtype, shape, "stablehlo.constant dense<%s> : %s", text.at, mth__hlo_type(hlo->arena, dtype, shape));
 }
 
 mth__hlo_val mth__hlo_iota(mth__hlo *hlo, mth_dtype dtype, mth__shape shape, int dim) {

@@ -20,7 +20,7 @@ static const char *lacks(const mth__node *node, int *at) {
 }
 
 /* A CPU's devices share the machine. */
-static int cores(mth__engine *e) { return strcmp(e->platform_name, "cpu") ? 0 : mth__core_count(); }
+static int cores(mth__engine *engine) { return strcmp(engine->platform_name, "cpu") ? 0 : mth__core_count(); }
 
 const mth__engine_vtable mth__engine_pjrt = {
     .name = "pjrt",

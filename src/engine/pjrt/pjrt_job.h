@@ -17,8 +17,8 @@ typedef struct {
     bool replicated;                       /* XLA wants the topology used as a whole: the copies run too */
 } mth__module;
 /* Devices that the program wants of it. */
-static inline int mth__module_devices(const mth__module *m) {
-    return m->options.partitions * m->options.replicas / (m->replicated ? m->copies + 1 : 1);
+static inline int mth__module_devices(const mth__module *module) {
+    return module->options.partitions * module->options.replicas / (module->replicated ? module->copies + 1 : 1);
 }
 
 /* A buffer of a run, under one or several slots. Lent: an entry's view, which the caller's array owns. */
@@ -105,9 +105,9 @@ mth_status mth__executable_compile(mth__executable *); /* pjrt_load.c; with the 
 /* pjrt_load.c. Compiles the modules if needed, then calls `body` in a guard. Takes the lock for both. */
 mth_status mth__executable_read(mth__executable *, mth_status (*body)(void *context), void *context);
 /* NULL where the device has no part of the slot. */
-static inline mth__cell **mth__cell_of(const mth__executable *x, int slot, int device) {
-    const int rank = x->segments->slot.at[slot].any->sharding.on->rank_of[device];
-    return rank < 0 ? NULL : &x->at[x->first[slot] + rank];
+static inline mth__cell **mth__cell_of(const mth__executable *executable, int slot, int device) {
+    const int rank = executable->segments->slot.at[slot].any->sharding.on->rank_of[device];
+    return rank < 0 ? NULL : &executable->at[executable->first[slot] + rank];
 }
 void mth__cell_put(mth__executable *, int slot, int device, PJRT_Buffer *, bool lent);
 void mth__cell_share(mth__executable *, int from_slot, int to_slot, int device);

@@ -70,9 +70,9 @@ static void run_hop(memory_count *count, const mth__job *job) {
 static void drop(memory_count *count, const mth__job *job) {
     for (int i = 0; i < job->drops; i++) {
         const mth__placement *on = count->executable->segments->slot.at[job->drop[i]].any->sharding.on;
-        for (int r = 0; r < on->count; r++) {
-            int64_t *held = held_of(count, job->drop[i], on->device[r]);
-            count->live[on->device[r]] -= *held;
+        for (int rank = 0; rank < on->count; rank++) {
+            int64_t *held = held_of(count, job->drop[i], on->device[rank]);
+            count->live[on->device[rank]] -= *held;
             *held = 0;
         }
     }
@@ -103,8 +103,8 @@ static mth_status count_body(void *argument) {
         module->aliased = facts.aliased;
     }
     for (int d = 0; d < devices; d++) count.working[d] = count.moving[d] = 0;
-    for (size_t w = 0; w < executable->job.n; w++) {
-        const mth__job *job = &executable->job.at[w];
+    for (size_t number = 0; number < executable->job.n; number++) {
+        const mth__job *job = &executable->job.at[number];
         if (job->segment)
             run_segment(&count, job);
         else

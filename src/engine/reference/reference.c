@@ -15,18 +15,18 @@ static const mth__opt *const tables[] = {mth__mesh_options, options, mth__machin
 static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out) {
     reference_options given;
     TRY(mth__options_hand_out(setup->tables, setup->value, options, &given));
-    mth__engine *e = mth__calloc(1, sizeof *e);
-    if (!e) return mth__lacks_memory("an engine", sizeof *e);
-    atomic_init(&e->references, 1);
-    e->devices = setup->mesh->count;
-    e->threads = given.device_threads;
-    *out = e;
+    mth__engine *engine = mth__calloc(1, sizeof *engine);
+    if (!engine) return mth__lacks_memory("an engine", sizeof *engine);
+    atomic_init(&engine->references, 1);
+    engine->devices = setup->mesh->count;
+    engine->threads = given.device_threads;
+    *out = engine;
     return NULL;
 }
 
-static mth_status describe(mth__engine *e, mth__text *t) {
-    mth__text_add(t, "reference engine: %d devices on %s, double precision and int64 inside\n", e->devices,
-        e->threads ? "a thread each" : "one thread");
+static mth_status describe(mth__engine *engine, mth__text *text) {
+    mth__text_add(text, "reference engine: %d devices on %s, double precision and int64 inside\n", engine->devices,
+        engine->threads ? "a thread each" : "one thread");
     return NULL;
 }
 
@@ -38,41 +38,42 @@ static const char *lacks(const mth__node *node, int *at) {
 }
 
 /* ---------------------------------------------------------------- loading */
-static mth_status place_value(const mth__program_value *p, int device, mth__ref_value *v) {
-    *v = (mth__ref_value){.dtype = p->dtype, .global = p->shape, .local = {.rank = p->shape.rank}};
-    int rank = p->sharding.on->rank_of[device];
-    for (int d = 0; d < MTH__RANK; d++) v->step[d] = 1;
-    v->here = rank >= 0;
-    if (v->here) v->local = mth__local_shape(p->shape, &p->sharding, rank, v->start, v->step);
-    if (v->here && !mth__shape_equal(v->local, p->local))
-        return INTERNAL("%s: device %d holds another shape than its role", p->name, device);
+static mth_status place_value(const mth__program_value *described, int device, mth__ref_value *out) {
+    *out = (mth__ref_value){
+        .dtype = described->dtype, .global = described->shape, .local = {.rank = described->shape.rank}};
+    int rank = described->sharding.on->rank_of[device];
+    for (int d = 0; d < MTH__RANK; d++) out->step[d] = 1;
+    out->here = rank >= 0;
+    if (out->here) out->local = mth__local_shape(described->shape, &described->sharding, rank, out->start, out->step);
+    if (out->here && !mth__shape_equal(out->local, described->local))
+        return INTERNAL("%s: device %d holds another shape than its role", described->name, device);
     return NULL;
 }
 
-static mth_status place_role(mth__executable *x, const mth__role *role, mth__ref_device *d) {
-    const mth__program *p = x->program;
-    d->role = role;
-    d->value = NEW_ARRAY(x->arena, mth__ref_value, role->value.n);
-    d->leaves = NEW_ARRAY(x->arena, int, p->exit.n);
+static mth_status place_role(mth__executable *executable, const mth__role *role, mth__ref_device *device) {
+    const mth__program *program = executable->program;
+    device->role = role;
+    device->value = NEW_ARRAY(executable->arena, mth__ref_value, role->value.n);
+    device->leaves = NEW_ARRAY(executable->arena, int, program->exit.n);
     for (size_t i = 0; i < role->value.n; i++) {
-        TRY(place_value(&role->value.at[i], d->device, &d->value[i]));
+        TRY(place_value(&role->value.at[i], device->device, &device->value[i]));
         if (role->value.at[i].storage != MTH__IN_ALIAS)
-            d->elements = mth__size_sum(d->elements, mth__shape_size(d->value[i].local));
+            device->elements = mth__size_sum(device->elements, mth__shape_size(device->value[i].local));
     }
-    for (size_t e = 0; e < p->exit.n; e++) d->leaves[e] = -1;
+    for (size_t exit_number = 0; exit_number < program->exit.n; exit_number++) device->leaves[exit_number] = -1;
     for (size_t i = 0; i < role->instr.n; i++)
         for (int k = 0; k < role->instr.at[i].nout; k++) {
-            int v = role->instr.at[i].out[k];
-            if (role->value.at[v].storage == MTH__IN_ALIAS) v = role->value.at[v].index;
-            if (role->value.at[v].storage == MTH__IN_EXIT) d->leaves[role->value.at[v].index] = v;
+            int number = role->instr.at[i].out[k];
+            if (role->value.at[number].storage == MTH__IN_ALIAS) number = role->value.at[number].index;
+            if (role->value.at[number].storage == MTH__IN_EXIT) device->leaves[role->value.at[number].index] = number;
         }
     return NULL;
 }
 
 /* A run of the parent's leaves nothing behind that the next one reads. */
 static void around_fork(void *object, mth__fork_moment moment) {
-    mth__executable *x = object;
-    if (moment == MTH__FORK_CHILD) pthread_mutex_init(&x->lock, NULL);
+    mth__executable *executable = object;
+    if (moment == MTH__FORK_CHILD) pthread_mutex_init(&executable->lock, NULL);
 }
 
 typedef struct {
@@ -81,74 +82,77 @@ typedef struct {
     mth__executable **out;
 } loading;
 static mth_status load_body(void *arguments) {
-    const loading *l = arguments;
-    const mth__program *p = l->program;
+    const loading *load = arguments;
+    const mth__program *program = load->program;
     mth__arena *arena = mth__arena_new();
-    mth__executable *x = NEW(arena, mth__executable);
-    x->arena = arena;
-    x->engine = l->engine;
-    x->program = p;
-    x->offset = mth__buffer_offsets(arena, p);
-    x->by_id = NEW_ARRAY(arena, mth__ref_device *, p->mesh->count);
-    TRY(mth__walk_new(arena, p, &x->walk));
-    for (size_t r = 0; r < p->role.n; r++) x->count += p->role.at[r].ndevice;
-    x->device = NEW_ARRAY(arena, mth__ref_device, x->count);
+    mth__executable *executable = NEW(arena, mth__executable);
+    executable->arena = arena;
+    executable->engine = load->engine;
+    executable->program = program;
+    executable->offset = mth__buffer_offsets(arena, program);
+    executable->by_id = NEW_ARRAY(arena, mth__ref_device *, program->mesh->count);
+    TRY(mth__walk_new(arena, program, &executable->walk));
+    for (size_t number = 0; number < program->role.n; number++) executable->count += program->role.at[number].ndevice;
+    executable->device = NEW_ARRAY(arena, mth__ref_device, executable->count);
     int n = 0;
-    for (size_t r = 0; r < p->role.n; r++)
-        for (int i = 0; i < p->role.at[r].ndevice; i++) {
-            mth__ref_device *d = &x->device[n++];
-            d->device = p->role.at[r].device[i];
-            x->by_id[d->device] = d;
-            TRY(place_role(x, &p->role.at[r], d));
+    for (size_t number = 0; number < program->role.n; number++)
+        for (int i = 0; i < program->role.at[number].ndevice; i++) {
+            mth__ref_device *device = &executable->device[n++];
+            device->device = program->role.at[number].device[i];
+            executable->by_id[device->device] = device;
+            TRY(place_role(executable, &program->role.at[number], device));
         }
     mth__arena_keep(arena);
-    *l->out = x;
+    *load->out = executable;
     return NULL;
 }
 
-mth_status mth__ref_load(mth__engine *e, const mth__program *p, const mth__program *global, mth__executable **out) {
+mth_status mth__ref_load(
+    mth__engine *engine, const mth__program *program, const mth__program *global, mth__executable **out) {
     (void)global;
-    mth__executable *x;
-    TRY(mth__guard(load_body, &(loading){e, p, &x}));
-    pthread_mutex_init(&x->lock, NULL);
-    mth__fork_watch_add(&x->watch, around_fork, x);
-    atomic_fetch_add(&e->references, 1);
-    for (int i = 0; i < x->count; i++) {
-        mth__ref_device *d = &x->device[i];
-        d->memory = mth__calloc((size_t)d->elements + 1, sizeof *d->memory);
-        if (!d->memory) {
-            mth__ref_unload(x);
+    mth__executable *executable;
+    TRY(mth__guard(load_body, &(loading){engine, program, &executable}));
+    pthread_mutex_init(&executable->lock, NULL);
+    mth__fork_watch_add(&executable->watch, around_fork, executable);
+    atomic_fetch_add(&engine->references, 1);
+    for (int i = 0; i < executable->count; i++) {
+        mth__ref_device *device = &executable->device[i];
+        device->memory = mth__calloc((size_t)device->elements + 1, sizeof *device->memory);
+        if (!device->memory) {
+            mth__ref_unload(executable);
             return FAIL(MTH_ERROR_MEMORY,
-                F("no memory for the %lld values of device %d, of 8 bytes each", (long long)d->elements, d->device),
+                F("no memory for the %lld values of device %d, of 8 bytes each", (long long)device->elements,
+                    device->device),
                 F("use smaller shapes, or the native engine"));
         }
-        mth__ref_element *next = d->memory;
-        for (size_t v = 0; v < d->role->value.n; v++)
-            if (d->role->value.at[v].storage != MTH__IN_ALIAS) {
-                d->value[v].data = next;
-                next += mth__shape_size(d->value[v].local);
+        mth__ref_element *next = device->memory;
+        for (size_t number = 0; number < device->role->value.n; number++)
+            if (device->role->value.at[number].storage != MTH__IN_ALIAS) {
+                device->value[number].data = next;
+                next += mth__shape_size(device->value[number].local);
             }
-        for (size_t v = 0; v < d->role->value.n; v++) {
-            const mth__program_value *a = &d->role->value.at[v];
-            if (a->storage == MTH__IN_ALIAS)
-                d->value[v].data = d->value[a->index].data + a->offset / (int64_t)mth_dtype_size(a->dtype);
+        for (size_t number = 0; number < device->role->value.n; number++) {
+            const mth__program_value *value = &device->role->value.at[number];
+            if (value->storage == MTH__IN_ALIAS)
+                device->value[number].data =
+                    device->value[value->index].data + value->offset / (int64_t)mth_dtype_size(value->dtype);
         }
     }
-    *out = x;
+    *out = executable;
     return NULL;
 }
 
-void mth__ref_unload(mth__executable *x) {
-    if (!x) return;
-    mth__engine *e = x->engine;
-    for (int i = 0; i < x->count; i++) mth__free(x->device[i].memory);
-    mth__fork_watch_remove(&x->watch);
-    pthread_mutex_destroy(&x->lock);
-    mth__arena_free(x->arena);
-    mth__ref_close(e);
+void mth__ref_unload(mth__executable *executable) {
+    if (!executable) return;
+    mth__engine *engine = executable->engine;
+    for (int i = 0; i < executable->count; i++) mth__free(executable->device[i].memory);
+    mth__fork_watch_remove(&executable->watch);
+    pthread_mutex_destroy(&executable->lock);
+    mth__arena_free(executable->arena);
+    mth__ref_close(engine);
 }
 
-static int cores(mth__engine *e) { return e->threads ? mth__core_count() : 1; }
+static int cores(mth__engine *engine) { return engine->threads ? mth__core_count() : 1; }
 
 const mth__engine_vtable mth__engine_reference = {
     .name = "reference",

@@ -45,22 +45,22 @@ extern mth__ref_row *const mth__ref_rows[MTH__ROW_COUNT]; /* NULL: communication
         mth__ref_next(shape, at))
 void mth__ref_next(mth__shape, int64_t *at); /* at[MTH__RANK] becomes 0 behind the last tuple */
 mth__ref_element *mth__ref_element_at(const mth__ref_value *, const int64_t *at);
-static inline double *mth__ref_at(const mth__ref_value *v, const int64_t *at) {
-    return &mth__ref_element_at(v, at)->real;
+static inline double *mth__ref_at(const mth__ref_value *value, const int64_t *at) {
+    return &mth__ref_element_at(value, at)->real;
 }
-static inline int64_t *mth__ref_integer_at(const mth__ref_value *v, const int64_t *at) {
-    return &mth__ref_element_at(v, at)->integer;
+static inline int64_t *mth__ref_integer_at(const mth__ref_value *value, const int64_t *at) {
+    return &mth__ref_element_at(value, at)->integer;
 }
 #define AT(value, ...) (*mth__ref_at(value, (const int64_t[MTH__RANK]){__VA_ARGS__}))
 #define ID(value, ...) (*mth__ref_integer_at(value, (const int64_t[MTH__RANK]){__VA_ARGS__})) /* of integers */
-static inline int64_t mth__ref_global(const mth__ref_value *v, int d, int64_t i) {
-    return v->start[d] + i * v->step[d];
+static inline int64_t mth__ref_global(const mth__ref_value *value, int d, int64_t i) {
+    return value->start[d] + i * value->step[d];
 }
 int64_t mth__ref_local(const mth__ref_value *, int d, int64_t global); /* -1: not here */
-/* The element of `v` that NumPy's broadcasting pairs with element `at` of `out`. */
-const mth__ref_element *mth__ref_broadcast(const mth__ref_value *v, const mth__ref_value *out, const int64_t *at);
-static inline void mth__ref_zero(const mth__ref_value *v) {
-    for (int64_t i = 0, n = mth__shape_size(v->local); i < n; i++) v->data[i] = (mth__ref_element){0};
+/* The element of the value that NumPy's broadcasting pairs with element `at` of `out`. */
+const mth__ref_element *mth__ref_broadcast(const mth__ref_value *value, const mth__ref_value *out, const int64_t *at);
+static inline void mth__ref_zero(const mth__ref_value *value) {
+    for (int64_t i = 0, n = mth__shape_size(value->local); i < n; i++) value->data[i] = (mth__ref_element){0};
 }
 /* The error of an id. */
 mth_status mth__ref_outside(const mth__ref_call *, const mth__ref_value *ids, int64_t id, int64_t limit);

@@ -35,9 +35,9 @@ double mth__ref_activation_grad(int row, double x, double dy) {
 }
 
 /* y: of each result the element, from x: of each operand the one that broadcasting pairs with it */
-static void compute(const mth__ref_call *c, const double *x, double *y) {
-    const int row = mth__op_index(c->op);
-    const double a = x[0], b = c->nin > 1 ? x[1] : NAN, dy = x[c->nin - 1], tie = a == b ? 0.5 : 0;
+static void compute(const mth__ref_call *call, const double *x, double *y) {
+    const int row = mth__op_index(call->op);
+    const double a = x[0], b = call->nin > 1 ? x[1] : NAN, dy = x[call->nin - 1], tie = a == b ? 0.5 : 0;
     switch (row) {
     case MTH__ROW_neg: *y = -a; return;
     case MTH__ROW_exp: *y = exp(a); return;
@@ -48,8 +48,8 @@ static void compute(const mth__ref_call *c, const double *x, double *y) {
     case MTH__ROW_square: *y = a * a; return;
     case MTH__ROW_sigmoid: *y = sigmoid(a); return;
     case MTH__ROW_tanh: *y = tanh(a); return;
-    case MTH__ROW_scale: *y = a * c->attrs->by; return;
-    case MTH__ROW_shift: *y = a + c->attrs->by; return;
+    case MTH__ROW_scale: *y = a * call->attrs->by; return;
+    case MTH__ROW_shift: *y = a + call->attrs->by; return;
     case MTH__ROW_add: *y = a + b; return;
     case MTH__ROW_sub: *y = a - b; return;
     case MTH__ROW_mul: *y = a * b; return;
@@ -78,23 +78,23 @@ static void compute(const mth__ref_call *c, const double *x, double *y) {
     }
 }
 
-mth_status mth__ref_elementwise(const mth__ref_call *c) {
-    FOR_EACH(at, c->out[0]->local) {
+mth_status mth__ref_elementwise(const mth__ref_call *call) {
+    FOR_EACH(at, call->out[0]->local) {
         double x[MTH__MAX_IN], y[MTH__MAX_OUT];
-        for (int j = 0; j < c->nin; j++) x[j] = mth__ref_broadcast(c->in[j], c->out[0], at)->real;
-        compute(c, x, y);
-        for (int k = 0; k < c->nout; k++) *mth__ref_at(c->out[k], at) = y[k];
+        for (int j = 0; j < call->nin; j++) x[j] = mth__ref_broadcast(call->in[j], call->out[0], at)->real;
+        compute(call, x, y);
+        for (int k = 0; k < call->nout; k++) *mth__ref_at(call->out[k], at) = y[k];
     }
     return NULL;
 }
 
-mth_status mth__ref_copy(const mth__ref_call *c) {
-    FOR_EACH(at, c->out[0]->local) * mth__ref_element_at(c->out[0], at) = *mth__ref_element_at(c->in[0], at);
+mth_status mth__ref_copy(const mth__ref_call *call) {
+    FOR_EACH(at, call->out[0]->local) * mth__ref_element_at(call->out[0], at) = *mth__ref_element_at(call->in[0], at);
     return NULL;
 }
 
-mth_status mth__ref_cast(const mth__ref_call *c) {
-    const mth__ref_value *x = c->in[0], *y = c->out[0];
+mth_status mth__ref_cast(const mth__ref_call *call) {
+    const mth__ref_value *x = call->in[0], *y = call->out[0];
     const bool real = mth__is_float(x->dtype);
     FOR_EACH(at, y->local)
     *mth__ref_element_at(y, at) = real ? mth__ref_from_real(y->dtype, *mth__ref_at(x, at))
@@ -102,27 +102,27 @@ mth_status mth__ref_cast(const mth__ref_call *c) {
     return NULL;
 }
 
-mth_status mth__ref_mask(const mth__ref_call *c) {
-    FOR_EACH(at, c->out[0]->local) {
-        const double x = mth__ref_as_real(c->in[0]->dtype, *mth__ref_element_at(c->in[0], at));
-        if (x != 0 && x != 1) return mth__ref_outside(c, c->in[0], mth__mask_fault(x), 0);
-        *mth__ref_integer_at(c->out[0], at) = x == 1;
+mth_status mth__ref_mask(const mth__ref_call *call) {
+    FOR_EACH(at, call->out[0]->local) {
+        const double x = mth__ref_as_real(call->in[0]->dtype, *mth__ref_element_at(call->in[0], at));
+        if (x != 0 && x != 1) return mth__ref_outside(call, call->in[0], mth__mask_fault(x), 0);
+        *mth__ref_integer_at(call->out[0], at) = x == 1;
     }
     return NULL;
 }
 
-mth_status mth__ref_dropout(const mth__ref_call *c) {
-    const mth__ref_value *x = c->in[0], *y = c->out[0];
-    double p = c->attrs->probability;
+mth_status mth__ref_dropout(const mth__ref_call *call) {
+    const mth__ref_value *x = call->in[0], *y = call->out[0];
+    double p = call->attrs->probability;
     FOR_EACH(at, y->local) {
         uint64_t flat = 0; /* global */
         for (int d = 0; d < y->global.rank; d++) {
-            bool box = c->attrs->size && d == c->attrs->dimension;
-            flat = flat * (uint64_t)(box ? c->attrs->size : y->global.dim[d]) +
-                (uint64_t)(mth__ref_global(y, d, at[d]) + (box ? c->attrs->start : 0));
+            bool box = call->attrs->size && d == call->attrs->dimension;
+            flat = flat * (uint64_t)(box ? call->attrs->size : y->global.dim[d]) +
+                (uint64_t)(mth__ref_global(y, d, at[d]) + (box ? call->attrs->start : 0));
         }
         uint32_t word[4];
-        mth__philox((uint64_t)c->attrs->key, flat, 0, word);
+        mth__philox((uint64_t)call->attrs->key, flat, 0, word);
         *mth__ref_at(y, at) = word[0] * 0x1p-32 >= p ? *mth__ref_at(x, at) / (1 - p) : 0;
     }
     return NULL;
