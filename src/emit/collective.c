@@ -232,61 +232,92 @@ static void compile(compiled_line *compiled, const mth__rule_line *line) {
     if (line->to) mth__formula_compile(&compiled->to, line->to);
 }
 
-int mth__template_steps(mth__arena *arena, const mth__template *template, int rank, mth__step **out) {
-    VEC(mth__step) steps = {0};
-    mth__formula_variables variables = mth__template_variables(template);
+struct mth__step_maker {
+    mth__formula_variables variables;
+    int lines, rounds[LINES]; /* those that begin with the line; 0 where it stands in the rounds of a line above */
+    compiled_line line[LINES];
+};
+static void read_rules(mth__step_maker *maker, const mth__template *template) {
     const mth__rule_set *set = mth__template_rules(template);
-    compiled_line *line = NEW_ARRAY(arena, compiled_line, LINES);
-    int lines = 0;
-    for (; lines < LINES && set->line[lines].peer; lines++) compile(&line[lines], &set->line[lines]);
-    int *const j = &variables.letter['j' - 'a'], *const k = &variables.letter['k' - 'a'];
-    variables.letter['r' - 'a'] = rank;
-    variables.letter['g' - 'a'] = rank / variables.letter['b' - 'a'];
-    variables.letter['x' - 'a'] = rank % variables.letter['b' - 'a'];
-    for (int first = 0, last, before = 0; first < lines; first = last) {
-        for (last = first + 1; last < lines && !set->line[last].rounds;) last++;
-        int rounds = value_of(set->line[first].rounds, &variables);
-        for (*k = 1; *k <= rounds; ++*k)
-            for (int i = first; i < last; i++) {
-                const compiled_line *compiled = &line[i];
-                if (compiled->line->let) variables.letter['d' - 'a'] = mth__formula_value(&compiled->let, &variables);
-                if (compiled->line->when && !mth__formula_value(&compiled->when, &variables)) continue;
-                int each = compiled->line->each ? mth__formula_value(&compiled->each, &variables) : 1;
-                for (*j = 0; *j < each; ++*j) {
-                    if (compiled->line->where && !mth__formula_value(&compiled->where, &variables)) continue;
-                    mth__step step = {.round = before + *k - 1,
-                        .peer = (int16_t)mth__formula_value(&compiled->peer, &variables),
-                        .reduce = compiled->line->reduce};
-                    step.from_chunk = (int16_t)mth__formula_value(&compiled->from, &variables);
-                    step.to_chunk =
-                        compiled->line->to ? (int16_t)mth__formula_value(&compiled->to, &variables) : step.from_chunk;
-                    PUSH(arena, steps, step);
-                }
-            }
-        before += rounds;
+    maker->variables = mth__template_variables(template);
+    for (maker->lines = 0; maker->lines < LINES && set->line[maker->lines].peer; maker->lines++) {
+        const mth__rule_line *line = &set->line[maker->lines];
+        compile(&maker->line[maker->lines], line);
+        maker->rounds[maker->lines] = line->rounds ? value_of(line->rounds, &maker->variables) : 0;
     }
+}
+mth__step_maker *mth__step_maker_new(mth__arena *arena, const mth__template *template) {
+    mth__step_maker *maker = NEW(arena, mth__step_maker);
+    read_rules(maker, template);
+    return maker;
+}
+
+/* The steps of one line in one round, for all j that it has. */
+static void add_steps(
+    mth__arena *arena, const mth__step_maker *maker, const compiled_line *compiled, int round, mth__steps *out) {
+    enum { LANES = MTH__FORMULA_LANES };
+    const mth__formula_variables *variables = &maker->variables;
+    const int each = compiled->line->each ? mth__formula_value(&compiled->each, variables) : 1;
+    int where[LANES], peer[LANES], from[LANES], to[LANES];
+    const int *const into = compiled->line->to ? to : from;
+    const bool sieved = compiled->line->where != NULL, reduce = compiled->line->reduce;
+    for (int first = 0; first < each; first += LANES) {
+        const int n = each - first < LANES ? each - first : LANES;
+        if (sieved) mth__formula_values(&compiled->where, variables, 'j', first, n, where);
+        mth__formula_values(&compiled->peer, variables, 'j', first, n, peer);
+        mth__formula_values(&compiled->from, variables, 'j', first, n, from);
+        if (into == to) mth__formula_values(&compiled->to, variables, 'j', first, n, to);
+        while (out->room - out->n < (size_t)n) out->at = mth__grow(arena, out->at, out->n, &out->room, sizeof *out->at);
+        mth__step *step = out->at + out->n;
+        for (int i = 0; i < n; i++)
+            if (!sieved || where[i])
+                *step++ = (mth__step){round, (int16_t)peer[i], (int16_t)from[i], (int16_t)into[i], reduce};
+        out->n = (size_t)(step - out->at);
+    }
+}
+
+void mth__round_steps(mth__arena *arena, mth__step_maker *maker, int rank, int round, mth__steps *out) {
+    int *const letter = maker->variables.letter, line = 0, before = 0;
+    for (int i = 0; i < maker->lines && before <= round; before += maker->rounds[i++])
+        if (maker->rounds[i]) line = i, letter['k' - 'a'] = round - before + 1;
+    letter['r' - 'a'] = rank;
+    letter['g' - 'a'] = rank / letter['b' - 'a'];
+    letter['x' - 'a'] = rank % letter['b' - 'a'];
+    do {
+        const compiled_line *compiled = &maker->line[line];
+        if (compiled->line->let) letter['d' - 'a'] = mth__formula_value(&compiled->let, &maker->variables);
+        if (!compiled->line->when || mth__formula_value(&compiled->when, &maker->variables))
+            add_steps(arena, maker, compiled, round, out);
+    } while (++line < maker->lines && !maker->line[line].line->rounds);
+}
+
+int mth__template_steps(mth__arena *arena, const mth__template *template, int rank, mth__step **out) {
+    mth__step_maker *maker = mth__step_maker_new(arena, template);
+    mth__steps steps = {0};
+    for (int round = 0; round < template->rounds; round++) mth__round_steps(arena, maker, rank, round, &steps);
     *out = steps.at;
     return (int)steps.n;
 }
 
 /* Of one line on one rank that takes part in all its rounds. */
-static int64_t line_size(const mth__rule_line *line, mth__formula_variables variables, int rounds) {
+static int64_t line_size(const compiled_line *compiled, mth__formula_variables variables, int rounds) {
+    if (!compiled->line->each) return rounds;
     int64_t steps = 0;
     for (int k = 1; k <= rounds; k++) {
         variables.letter['k' - 'a'] = k;
-        if (line->let) variables.letter['d' - 'a'] = value_of(line->let, &variables);
-        steps += line->each ? value_of(line->each, &variables) : 1;
+        if (compiled->line->let) variables.letter['d' - 'a'] = mth__formula_value(&compiled->let, &variables);
+        steps += mth__formula_value(&compiled->each, &variables);
     }
     return steps;
 }
 
 int64_t mth__template_size(const mth__template *template) {
-    mth__formula_variables variables = mth__template_variables(template);
-    const mth__rule_set *set = mth__template_rules(template);
+    mth__step_maker maker;
+    read_rules(&maker, template);
     int64_t steps = 0;
-    for (int i = 0, rounds = 0; i < LINES && set->line[i].peer; i++) {
-        if (set->line[i].rounds) rounds = value_of(set->line[i].rounds, &variables);
-        steps += line_size(&set->line[i], variables, rounds);
+    for (int i = 0, rounds = 0; i < maker.lines; i++) {
+        if (maker.line[i].line->rounds) rounds = maker.rounds[i];
+        steps += line_size(&maker.line[i], maker.variables, rounds);
     }
     return steps * template->n;
 }

@@ -35,6 +35,14 @@ mth__template mth__template_get(mth__channel_kind, mth__algorithm, int n);
 /* The steps of one rank, by round. Direct all_reduce, all_gather, broadcast, all_to_all and reduce_scatter are one or
  * two rounds. */
 int mth__template_steps(mth__arena *, const mth__template *, int rank, mth__step **out);
+/* The same round by round, for who needs no more than one at a time: adds the steps of a rank. */
+typedef struct mth__step_maker mth__step_maker;
+typedef struct {
+    mth__step *at;
+    size_t n, room;
+} mth__steps; /* a VEC */
+mth__step_maker *mth__step_maker_new(mth__arena *, const mth__template *);
+void mth__round_steps(mth__arena *, mth__step_maker *, int rank, int round, mth__steps *out);
 /* At least as many steps as all ranks have together: what verifying, loading and counting the template's bytes take. */
 int64_t mth__template_size(const mth__template *);
 /* In r and n, from the rules that make the steps: "rounds k = 1..n - 1: reduce chunk (r - k) mod n of rank (r - 1) mod

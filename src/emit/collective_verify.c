@@ -1,6 +1,5 @@
 /* Runs a template on sets: a slot of a rank's buffer holds the contributions of a set of ranks to one chunk. */
 #include "emit/collective.h"
-#include <string.h>
 
 /* What the slots hold. With one buffer it stays until it is overwritten; with two, a slot is defined where the round
  * before wrote it. */
@@ -29,6 +28,8 @@ static slots slots_new(mth__arena *arena, const check *pass) {
 static size_t slot_of(const check *pass, int rank, int chunk) {
     return (size_t)rank * (size_t)pass->template->chunks + (size_t)chunk;
 }
+
+static bool has_chunk(const check *pass, int chunk) { return chunk >= 0 && chunk < pass->template->chunks; }
 
 /* The chunk that a slot holds after `round`; -1: it is undefined. */
 static int chunk_after(const check *pass, const slots *table, size_t at, int round) {
@@ -75,9 +76,10 @@ static bool expected(const mth__template *template, int rank, int k, int *chunk,
 
 static mth_status step_check(check *pass, int rank, mth__step step) {
     const mth__template *template = pass->template;
-    if (step.peer < 0 || step.peer >= template->n || step.from_chunk < 0 || step.from_chunk >= template->chunks)
+    if (step.peer < 0 || step.peer >= template->n || !has_chunk(pass, step.from_chunk))
         BAD("round %d of rank %d pulls chunk %d of rank %d into %d", step.round, rank, step.from_chunk, step.peer,
             step.to_chunk);
+    if (!has_chunk(pass, step.to_chunk)) BAD("rank %d writes chunk %d", rank, step.to_chunk);
     const size_t from = slot_of(pass, step.peer, step.from_chunk), to = slot_of(pass, rank, step.to_chunk);
     const int chunk = chunk_after(pass, &pass->old, from, pass->round - 1);
     if (chunk < 0)
@@ -93,7 +95,7 @@ static mth_status step_check(check *pass, int rank, mth__step step) {
             BAD("in round %d rank %d writes chunk %d twice", step.round, rank, step.to_chunk);
         pass->next.chunk[to] = chunk;
         pass->next.written[to] = pass->round;
-        memcpy(set, read, pass->words * sizeof *set);
+        for (size_t word = 0; word < pass->words; word++) set[word] = read[word]; /* one or two, mostly */
     } else {
         const int sum = chunk_after(pass, &pass->next, to, pass->round);
         if (sum != chunk) BAD("in round %d rank %d adds chunk %d to chunk %d", step.round, rank, chunk, sum);
@@ -132,26 +134,44 @@ static mth_status end_check(const check *pass) {
     return NULL;
 }
 
-mth_status mth__template_verify_steps(
-    mth__arena *arena, const mth__template *template, mth__step *const *steps, const int *count) {
+static check *check_new(mth__arena *arena, const mth__template *template) {
     const size_t n = (size_t)template->n * (size_t)template->chunks;
-    check state = {template, ((size_t)template->n + 63) / 64, .changed = NEW_ARRAY(arena, int, n)}, *pass = &state;
-    int *at = NEW_ARRAY(arena, int, template->n);
+    check *pass = NEW(arena, check);
+    *pass = (check){template, ((size_t)template->n + 63) / 64, .changed = NEW_ARRAY(arena, int, n)};
     begin(pass, arena);
     for (size_t i = 0; i < n; i++) pass->changed[i] = NEVER;
-    for (; pass->round < template->rounds; pass->round++) {
-        for (int rank = 0; rank < template->n; rank++)
-            for (int i = at[rank]; i < count[rank] && steps[rank][i].round == pass->round; i++) {
-                const int to = steps[rank][i].to_chunk;
-                if (to < 0 || to >= template->chunks) BAD("rank %d writes chunk %d", rank, to);
-                if (!template->double_buffer) pass->old.written[slot_of(pass, rank, to)] = pass->round;
-            }
-        for (int rank = 0; rank < template->n; rank++)
-            for (; at[rank] < count[rank] && steps[rank][at[rank]].round == pass->round; at[rank]++)
-                TRY(step_check(pass, rank, steps[rank][at[rank]]));
-        slots swap = pass->old;
-        pass->old = pass->next;
-        pass->next = swap;
+    return pass;
+}
+
+/* The next round, whose steps are given by rank. */
+static mth_status check_round(check *pass, const mth__steps *by_rank) {
+    const mth__template *template = pass->template;
+    for (int rank = 0; rank < template->n && !template->double_buffer; rank++)
+        for (size_t i = 0; i < by_rank[rank].n; i++) {
+            const int to = by_rank[rank].at[i].to_chunk;
+            if (!has_chunk(pass, to)) BAD("rank %d writes chunk %d", rank, to);
+            pass->old.written[slot_of(pass, rank, to)] = pass->round;
+        }
+    for (int rank = 0; rank < template->n; rank++)
+        for (size_t i = 0; i < by_rank[rank].n; i++) TRY(step_check(pass, rank, by_rank[rank].at[i]));
+    slots swap = pass->old;
+    pass->old = pass->next;
+    pass->next = swap;
+    pass->round++;
+    return NULL;
+}
+
+mth_status mth__template_verify_steps(
+    mth__arena *arena, const mth__template *template, mth__step *const *steps, const int *count) {
+    check *pass = check_new(arena, template);
+    mth__steps *of_round = NEW_ARRAY(arena, mth__steps, template->n);
+    int *at = NEW_ARRAY(arena, int, template->n);
+    while (pass->round < template->rounds) {
+        for (int rank = 0; rank < template->n; rank++) {
+            of_round[rank] = (mth__steps){.at = steps[rank] + at[rank]};
+            for (; at[rank] < count[rank] && steps[rank][at[rank]].round == pass->round; at[rank]++) of_round[rank].n++;
+        }
+        TRY(check_round(pass, of_round));
     }
     for (int rank = 0; rank < template->n; rank++)
         if (at[rank] != count[rank])
@@ -162,11 +182,18 @@ mth_status mth__template_verify_steps(
 static mth_status verify(void *argument) {
     const mth__template *template = argument;
     mth__arena *arena = mth__arena_new();
-    mth__step **steps = NEW_ARRAY(arena, mth__step *, template->n);
-    int *count = NEW_ARRAY(arena, int, template->n);
-    for (int rank = 0; rank < template->n; rank++)
-        count[rank] = mth__template_steps(arena, template, rank, &steps[rank]);
-    mth_status status = mth__template_verify_steps(arena, template, steps, count);
+    mth__step_maker *maker = mth__step_maker_new(arena, template);
+    mth__steps *of_round = NEW_ARRAY(arena, mth__steps, template->n);
+    check *pass = check_new(arena, template);
+    mth_status status = NULL;
+    while (!status && pass->round < template->rounds) {
+        for (int rank = 0; rank < template->n; rank++) {
+            of_round[rank].n = 0;
+            mth__round_steps(arena, maker, rank, pass->round, &of_round[rank]);
+        }
+        status = check_round(pass, of_round);
+    }
+    if (!status) status = end_check(pass);
     mth__arena_free(arena);
     return status;
 }

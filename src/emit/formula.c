@@ -16,6 +16,7 @@ static void emit(formula_parser *parser, char op, int value) {
 }
 static bool accept(formula_parser *parser, const char *word) {
     while (*parser->at == ' ') parser->at++;
+    if (*parser->at != *word) return false; /* most words are told apart by that */
     size_t n = strlen(word);
     if (strncmp(parser->at, word, n) || (isalpha((unsigned char)word[0]) && isalpha((unsigned char)parser->at[n])))
         return false;
@@ -100,41 +101,86 @@ void mth__formula_compile(mth__formula *formula, const char *text) {
     assert(!*parser.at);
 }
 
-static int floor_mod(int a, int b) { return (a % b + b) % b; }
-static int apply(char op, int a, int b) {
+/* b > 0 */
+static int floor_mod(int a, int b) {
+    if (a >= 0 && a < b) return a; /* most are within, and a division takes as long as all the rest */
+    const int rest = a % b;
+    return rest < 0 ? rest + b : rest;
+}
+static int power_of(int a, int b) {
+    int power = 1;
+    while (b-- > 0) power *= a;
+    return power;
+}
+
+/* `same`: b has one value for all. */
+#define EACH(expression)                                                                                               \
+    if (same)                                                                                                          \
+        for (int *end = a + n, y = *b; a < end; a++) {                                                                 \
+            const int x = *a;                                                                                          \
+            *a = (expression);                                                                                         \
+        }                                                                                                              \
+    else                                                                                                               \
+        for (int *end = a + n; a < end; a++, b++) {                                                                    \
+            const int x = *a, y = *b;                                                                                  \
+            *a = (expression);                                                                                         \
+        }                                                                                                              \
+    return
+static void apply(char op, int *restrict a, const int *restrict b, bool same, int n) {
     switch (op) {
-    case '+': return a + b;
-    case '-': return a - b;
-    case '*': return a * b;
-    case '/': return (a - floor_mod(a, b)) / b;
-    case '%': return floor_mod(a, b);
-    case '=': return a == b;
-    case '!': return a != b;
-    case '<': return a < b;
-    case '>': return a > b;
-    case 'l': return a <= b;
-    case 'g': return a >= b;
-    case '&': return a && b;
-    case '|': return a || b;
-    default: { /* ^ */
-        int power = 1;
-        while (b-- > 0) power *= a;
-        return power;
-    }
+    case '+': EACH(x + y);
+    case '-': EACH(x - y);
+    case '*': EACH(x * y);
+    case '/': EACH((x - floor_mod(x, y)) / y);
+    case '%': EACH(floor_mod(x, y));
+    case '=': EACH(x == y);
+    case '!': EACH(x != y);
+    case '<': EACH(x < y);
+    case '>': EACH(x > y);
+    case 'l': EACH(x <= y);
+    case 'g': EACH(x >= y);
+    case '&': EACH(x && y);
+    case '|': EACH(x || y);
+    default: EACH(power_of(x, y)); /* ^ */
     }
 }
-int mth__formula_value(const mth__formula *formula, const mth__formula_variables *variables) {
-    int stack[16], top = 0;
+#undef EACH
+
+static void fill(int *value, int n, int start, int step) {
+    for (int *end = value + n; value < end; value++, start += step) *value = start;
+}
+
+void mth__formula_values(
+    const mth__formula *formula, const mth__formula_variables *variables, char letter, int first, int n, int *value) {
+    enum { DEPTH = 16 };
+    int stack[DEPTH][MTH__FORMULA_LANES], top = 0;
+    bool each[DEPTH]; /* not one value for all, which stands in front */
+    assert(n <= MTH__FORMULA_LANES);
     for (int i = 0; i < formula->n; i++) {
-        char op = formula->code[i].op;
-        if (op == 'c')
-            stack[top++] = formula->code[i].value;
-        else if (op == 'v')
-            stack[top++] = variables->letter[formula->code[i].value];
-        else {
+        const char op = formula->code[i].op;
+        const int operand = formula->code[i].value;
+        if (op == 'c' || op == 'v') {
+            each[top] = op == 'v' && operand == letter - 'a';
+            if (each[top])
+                fill(stack[top], n, first, 1);
+            else
+                stack[top][0] = op == 'c' ? operand : variables->letter[operand];
+            top++;
+        } else {
+            int *const a = stack[top - 2], *const b = stack[top - 1];
+            if (each[top - 1] && !each[top - 2]) fill(a, n, *a, 0);
+            each[top - 2] |= each[top - 1];
+            apply(op, a, b, !each[top - 1], each[top - 2] ? n : 1);
             top--;
-            stack[top - 1] = apply(op, stack[top - 1], stack[top]);
         }
     }
-    return stack[0];
+    if (each[0])
+        memcpy(value, stack[0], (size_t)n * sizeof *value);
+    else
+        fill(value, n, stack[0][0], 0);
+}
+int mth__formula_value(const mth__formula *formula, const mth__formula_variables *variables) {
+    int value;
+    mth__formula_values(formula, variables, 0, 0, 1, &value);
+    return value;
 }

@@ -17,4 +17,8 @@ typedef struct {
 /* the text is ours: it is right */
 void mth__formula_compile(mth__formula *, const char *text);
 int mth__formula_value(const mth__formula *, const mth__formula_variables *);
+/* The same where `letter` is first, first + 1, ...: n values at once, at most MTH__FORMULA_LANES. */
+enum { MTH__FORMULA_LANES = 64 };
+void mth__formula_values(
+    const mth__formula *, const mth__formula_variables *, char letter, int first, int n, int *value);
 #endif

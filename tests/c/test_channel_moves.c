@@ -528,4 +528,53 @@ GUARDED(transfers_are_counted_on_both_sides) {
     }
 }
 
+/* The next way to split two dimensions by axes of the placement, in blocks or cyclically; false: there is none. */
+static bool next_split(const mth__placement *on, int axis[2], bool *cyclic) {
+    do {
+        if (!(*cyclic = !*cyclic) && ++axis[1] == on->naxes) {
+            axis[1] = -1;
+            if (++axis[0] == on->naxes) return false;
+        }
+    } while (axis[0] >= 0 && axis[0] == axis[1]);
+    return true;
+}
+#define EACH_SPLIT(on, s)                                                                                              \
+    for (struct {                                                                                                      \
+             int axis[2];                                                                                              \
+             bool cyclic, more;                                                                                        \
+         } s = {{-1, -1}, false, true};                                                                                \
+        s.more; s.more = next_split(on, s.axis, &s.cyclic))
+static mth__sharding split_of(const mth__placement *on, mth__shape shape, const int axis[2], bool cyclic) {
+    mth__sharding s = split_by(on, shape, SPLIT(axis[0], axis[1]));
+    for (int d = 0; d < 2; d++) s.dim[d].cyclic = cyclic && axis[d] >= 0;
+    mth__sharding_canonical(&s, shape);
+    return s;
+}
+
+/* The source holds each element once, or several times; the sides share all their devices, some, or none. */
+GUARDED(transfers_are_counted_as_they_move) {
+    mth__mesh *mesh = MESH(a, 2, 3);
+    const mth__placement *on[] = {mth__place_whole(mesh), mth__place_slice(mesh, 0, 0), mth__place_slice(mesh, 0, 1)};
+    const mth__shape shape = SHAPE(7, 4);
+    int crossed = 0;
+    for (int pair = 0; pair < 9; pair++) EACH_SPLIT(on[pair / 3], one) EACH_SPLIT(on[pair % 3], other) {
+            one_case x = {.n = 3,
+                .channel = {.kind = MTH__TRANSFER,
+                    .dtype = MTH_FLOAT32,
+                    .shape = shape,
+                    .from = split_of(on[pair / 3], shape, one.axis, one.cyclic),
+                    .to = split_of(on[pair % 3], shape, other.axis, other.cyclic),
+                    .label = "case"}};
+            mth__traffic counted[6] = {{0}}, moved[6] = {{0}};
+            CHECK_STATUS(mth__channel_traffic(&x.channel, counted));
+            count_moves(&x, parts_of(&x), moved);
+            for (int d = 0; d < 6; d++) {
+                CHECK(counted[d].received == moved[d].received && counted[d].sent == moved[d].sent);
+                CHECK(counted[d].messages == (moved[d].received > 0));
+                crossed += moved[d].sent > 0;
+            }
+        }
+    CHECK(crossed > 1000);
+}
+
 RUN()

@@ -253,13 +253,8 @@ static double seconds(const char *text, bool print, char *what, size_t room) {
 }
 
 GUARDED(time_is_about_linear) {
-    /* ms: of which nothing can be said; of the largest text, which takes half of it on a machine that is busy. A
-     * sanitizer, which is two to four times as slow, gets four times as much. */
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
-    enum { LITTLE = 20, MOST = 20000 };
-#else
+    /* ms: of which nothing can be said; of the largest text, under any sanitizer */
     enum { LITTLE = 20, MOST = 5000 };
-#endif
     for (size_t f = 0; f < sizeof families / sizeof *families; f++)
         for (int print = 0; print < 2; print++) {
             mth__text small = mth__text_new(a), large = mth__text_new(a);
@@ -270,7 +265,7 @@ GUARDED(time_is_about_linear) {
                    u = seconds(large.at, print, said[1], sizeof *said);
             /* refused: it took what the bound allows, however short the text */
             bool bounded = strstr(said[1], "than are proved") != NULL;
-            bool slow = 1e3 * u > MOST || (!bounded && 1e3 * u > LITTLE && u > 2.5 * GROWTH * t);
+            bool slow = 1e3 * t > MOST || 1e3 * u > MOST || (!bounded && 1e3 * u > LITTLE && u > 2.5 * GROWTH * t);
             CHECK(!slow);
             if (slow || getenv("SHOW"))
                 printf("%-18s %-7s %7zu bytes %8.2f ms, %8zu bytes %8.2f ms: %.60s\n", families[f].name,
