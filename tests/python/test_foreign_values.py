@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mithril as ml
-from foreign import refused
+from foreign import Producer, refused
 from mithril.backends import CBackend
 from support import compile_on, one_block, random
 
