@@ -349,6 +349,10 @@ static mth_status check_value(mth__arena *arena, const mth__opt *option, mth_arg
     if (option->type == MTH__OPT_FLOAT && fabs(value->real) > FLT_MAX)
         return FAIL(MTH_ERROR_VALUE, F("%s=%s does not fit in float32: it would become infinite", option->name, text),
             F("give %s a number of at most %.8g in magnitude", option->name, (double)FLT_MAX));
+    if (option->type == MTH__OPT_FLOAT && value->real != 0 && fabs(value->real) < FLT_MIN)
+        return FAIL(MTH_ERROR_VALUE,
+            F("%s=%s is too small for float32, in which engines may take it for 0", option->name, text),
+            F("give %s a number of at least %.8g in magnitude", option->name, (double)FLT_MIN));
     if (option->type == MTH__OPT_MESH) {
         bool good = value->count >= 1 && value->count <= 3;
         for (size_t i = 0; i < value->count; i++) good &= value->items[i].integer >= 1;
@@ -377,6 +381,22 @@ static mth_status check_keys(mth__arena *arena, const char *name, const mth_arg 
         if (mth__names_add(arena, &keys, dict->keys[i]) != (int)i)
             return FAIL(MTH_ERROR_KEY, F("%s has the key '%s' twice", name, dict->keys[i]), F("give it once"));
     return NULL;
+}
+
+/* What is given for an option is not its default, and without another option it would say nothing. */
+static mth_status check_needs(
+    mth__arena *arena, const mth__opt *const *tables, const mth__opt *option, const mth_arg *values) {
+    mth_arg standard;
+    parse(arena, option->standard, &standard);
+    const mth_arg *value = mth__options_get(tables, values, option->name);
+    if (mth__arg_equal(*value, standard)) return NULL;
+    const char *is = strchr(option->needs, '=');
+    const mth_arg *other =
+        mth__options_get(tables, values, mth__format(arena, "%.*s", (int)(is - option->needs), option->needs));
+    if (!strcmp(mth__arg_text(arena, *other), is + 1)) return NULL;
+    const char *text = mth__arg_text(arena, *value);
+    return FAIL(MTH_ERROR_VALUE, F("%s=%s says nothing without %s", option->name, text, option->needs),
+        F("leave %s out, or give %s", option->name, option->needs));
 }
 
 static mth_status read_all(
@@ -408,6 +428,8 @@ static mth_status read_all(
                 F("give %s=%s: %s", option->name, type_words[option->type], option->doc));
         parse(arena, option->standard, &values[i]);
     }
+    for (size_t i = 0; i < n; i++)
+        if (option_at(tables, i)->needs) TRY(check_needs(arena, tables, option_at(tables, i), values));
     return NULL;
 }
 

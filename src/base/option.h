@@ -32,8 +32,11 @@ typedef struct {
        have none: its expand asks for them by name. */
     mth__opt_reader *read;
     size_t at;
-    bool surroundings; /* what the caller's process has, not what he chose: descriptions leave it out */
-} mth__opt;            /* tables end with {0} */
+    /* what the caller's process has, not what he chose: descriptions leave it out */
+    bool surroundings;
+    /* "rotary=True": what another option of the table must be, or this one says nothing and is refused; or NULL */
+    const char *needs;
+} mth__opt; /* tables end with {0} */
 
 typedef enum { MTH__WHEN_NONE, MTH__WHEN_TRUE, MTH__WHEN_FALSE } mth__when; /* a BOOL whose default is None */
 

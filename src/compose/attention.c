@@ -124,7 +124,7 @@ static mth_status attention_check(const mth_module *module) {
         return FAIL(MTH_ERROR_VALUE,
             F("num_heads=%" PRId64 " is no multiple of num_kv_heads=%" PRId64, count, groups->integer),
             F("give a num_kv_heads that divides %" PRId64, count));
-    return NULL;
+    return mth__check_base(module, "rope_base");
 }
 
 const mth__module_type mth__type_MultiHeadAttention = {
@@ -143,9 +143,9 @@ const mth__module_type mth__type_MultiHeadAttention = {
         {"scale", MTH__OPT_FLOAT, "None", "factor of the scores; None: 1 / sqrt(head_dim)", NULL},
         {"rotary", MTH__OPT_BOOL, "False", "turns queries and keys by their positions", NULL},
         {"rope_base", MTH__OPT_FLOAT, "10000.0", "rotary: pair j at position s turns by s * base^(-2j / head_dim)",
-            NULL},
+            .needs = "rotary=True"},
         {"rope_interleaved", MTH__OPT_BOOL, "False",
-            "rotary: pairs are neighbours; False: column j goes with j + head_dim / 2", NULL},
+            "rotary: pairs are neighbours; False: column j goes with j + head_dim / 2", .needs = "rotary=True"},
         MTH__TENSOR_AXIS(
             "splits the heads over this mesh axis, in whole groups: query, key and value by columns, output by rows"),
         MTH__SHARD_SPECS, {0}},

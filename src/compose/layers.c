@@ -118,17 +118,20 @@ static mth_status positional_expand(mth__expansion *expansion) {
     return mth__build2(&expansion->builder, "add", NULL, x, table, &expansion->out[0]);
 }
 
+static mth_status positional_check(const mth_module *module) { return mth__check_base(module, "base"); }
+
 const mth__module_type mth__type_PositionalEncoding = {
     .name = "PositionalEncoding",
     .inputs = "input",
     .outputs = "output",
     .options = (const mth__opt[]){{"max_len", MTH__OPT_SIZE, NULL, "the longest sequence that is taken", NULL},
         {"kind", MTH__OPT_CHOICE, "'sinusoidal'", "what is done with positions", "sinusoidal|learned|rotary"},
-        {"head_dim", MTH__OPT_SIZE, "None", "rotary: the width that is rotated as a unit; None: the whole width", NULL},
+        {"head_dim", MTH__OPT_SIZE, "None", "rotary: the width that is rotated as a unit; None: the whole width",
+            .needs = "kind='rotary'"},
         {"base", MTH__OPT_FLOAT, "10000.0", "rotary: pair j at position s turns by the angle s * base^(-2j / head_dim)",
-            NULL},
+            .needs = "kind='rotary'"},
         {"interleaved", MTH__OPT_BOOL, "False",
-            "rotary: pairs are neighbours; False: column j goes with j + head_dim / 2", NULL},
+            "rotary: pairs are neighbours; False: column j goes with j + head_dim / 2", .needs = "kind='rotary'"},
         MTH__SHARD_SPECS, {0}},
     .doc = "Tells positions apart: input[..., s, d] -> output[..., s, d]. sinusoidal adds sin(s / 10000^(d'/d)) in "
            "even columns d' and the "
@@ -138,6 +141,7 @@ const mth__module_type mth__type_PositionalEncoding = {
     .parameters = "weight (max_len, d)",
     .parameter_options = "weight kind=learned",
     .table = true,
+    .check = positional_check,
     .expand = positional_expand,
 };
 

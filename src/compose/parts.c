@@ -29,6 +29,13 @@ mth_status mth__check_one_spec(const mth_module *module) {
     return NULL;
 }
 
+mth_status mth__check_base(const mth_module *module, const char *option) {
+    const double base = mth__module_option(module, option)->real;
+    if (base > 0) return NULL;
+    return FAIL(MTH_ERROR_VALUE, F("%s=%g is the base of no angles", option, base),
+        F("give %s a value above 0, such as 10000", option));
+}
+
 /* ---------------------------------------------------------------- operands */
 char *mth__port_text(const char *port, const mth__value *value) {
     char shape[256];

@@ -49,6 +49,7 @@ mth_status mth__need_rank(const mth__value *, const char *port, int least, int m
 /* A dimension as the user counts it (-1 is the last) -> 0 .. rank - 1. */
 mth_status mth__need_axis(const mth__value *, const char *port, const char *option, int64_t axis, int *out);
 mth_status mth__product(int64_t a, int64_t b, const char *what, int64_t *out); /* refuses what doesn't fit */
+mth_status mth__check_base(const mth_module *, const char *option);            /* of angles: above 0 */
 mth_status mth__check_one_spec(const mth_module *); /* weight_shard_spec or tensor_axis, not both */
 
 /* Small graphs. */

@@ -1,4 +1,4 @@
-"""The mistakes of test_errors.py, fourth part: shared weights, and outputs that something reads."""
+"""The mistakes of test_errors.py, fourth part: shared weights, outputs that something reads, options that say nothing."""
 
 import numpy as np
 
@@ -138,3 +138,19 @@ def a_gradient_of_an_input_that_no_output_needs(fixed):
     compiled = compile_on((1,), model, outputs=["y"])
     slope = {"y": random(4, 3)}
     compiled.evaluate(compiled.get_parameters({"x": X}), {"x": X}, slope, ["x"] if fixed else ["t"])
+
+
+# ---------------------------------------------------------------- options
+@case
+def a_number_too_small_for_float32(fixed):
+    ml.LayerNorm(epsilon=1.1754944e-38 if fixed else 1e-46)
+
+
+@case
+def an_option_that_needs_another(fixed):
+    ml.MultiHeadAttention(2, rotary=fixed, rope_base=500.0)
+
+
+@case
+def a_base_of_no_angles(fixed):
+    ml.PositionalEncoding(8, kind="rotary", base=10000 if fixed else -1)

@@ -152,6 +152,7 @@ FLOATS = [  # options that are floats, and what is wrong with their sizes
     lambda x: ml.RMSNorm(epsilon=x),
     lambda x: ml.MultiHeadAttention(2, scale=x),
     lambda x: ml.MultiHeadAttention(2, rotary=True, rope_base=x),
+    lambda x: ml.PositionalEncoding(9, kind="rotary", base=x),
     lambda x: ml.MoE(4, 8, capacity_factor=x),
 ]
 
@@ -170,6 +171,37 @@ def test_huge_floats(make):
         fix = refused(lambda: make(other), type(other).__name__).fix
         assert fix == "give the number as Python's own: float(x), or int(x)"
         assert make(float(other)) is not None
+
+
+@pytest.mark.parametrize("make", FLOATS)
+def test_tiny_floats(make):
+    """Engines may take for 0 what float32 has no normal number for, and a norm of equal elements is then no number."""
+    for tiny in (1e-46, 1e-40, -1e-40, 5e-324, np.float32(1e-45), np.float64(1.17549434e-38)):
+        error = refused(lambda: make(tiny), "too small for float32")
+        assert "1.1754944e-38" in error.fix and error.op
+    assert make(1.1754944e-38) is not None
+
+
+def test_options_that_need_another():
+    """An option that says nothing where it stands is no mistake as long as it is the default."""
+    for make, other in (
+        (lambda **options: ml.PositionalEncoding(8, **options), {"kind": "rotary"}),
+        (lambda **options: ml.MultiHeadAttention(2, **options), {"rotary": True}),
+    ):
+        prefix = "" if "kind" in other else "rope_"
+        cases = {prefix + "base": (500.0, 10000), prefix + "interleaved": (True, False)}
+        if "kind" in other:
+            cases["head_dim"] = (4, None)
+        for name, (value, default) in cases.items():
+            need = ", ".join(f"{k}={v!r}" for k, v in other.items())
+            error = refused(lambda: make(**{name: value}), name, f"says nothing without {need}")
+            assert error.fix == f"leave {name} out, or give {need}"
+            assert make(**{name: default}) and make(**{name: value}, **other)
+        for base in (0, -0.0, -1, -(2**63)):
+            error = refused(lambda: make(**{prefix + "base": base}, **other), prefix + "base")
+            assert error.fix == f"give {prefix}base a value above 0, such as 10000"
+    for kind in ("sinusoidal", "learned"):
+        refused(lambda: ml.PositionalEncoding(8, kind=kind, base=10.0), "kind='rotary'")
 
 
 def test_numbers_of_other_sizes():
