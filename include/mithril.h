@@ -285,8 +285,9 @@ MTH_API MTH_MUST_USE mth_status mth_array_randn(
 /* int32, low <= x < high */
 MTH_API MTH_MUST_USE mth_status mth_array_randint(mth_backend *, int64_t low, int64_t high, int rank,
     const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out);
-/* `value` everywhere, cut toward zero in an integer dtype, which must be able to hold it. Not every int64 past 2^53 is
-   a double: those are for mth_array_from_data. */
+/* `value` everywhere, rounded to a floating dtype, where a finite value that would become infinite is an error; so is
+   for an integer dtype what is no whole number that it holds, and for MTH_BOOL what is not 0 or 1. Not every int64 past
+   2^53 is a double: those are for mth_array_from_data. */
 MTH_API MTH_MUST_USE mth_status mth_array_full(
     mth_backend *, mth_dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out);
 /* A tensor of a safetensors file, each device reading its slice straight from the file. `transpose` swaps the two

@@ -3,6 +3,7 @@
 #include "data/fill.h"
 #include "data/safetensors.h"
 #include "engine/backend.h"
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -119,18 +120,20 @@ mth_status mth_array_borrow(mth_backend *backend, mth_dtype dtype, int rank, con
 
 mth_status mth_array_full(mth_backend *backend, mth_dtype dtype, double value, int rank, const int64_t *shape,
     const mth_arg *spec, mth_array **out) {
-    const double limit = -(double)mth__dtypes[mth__is_integer(dtype) ? dtype : MTH_INT64].least;
     if (mth__is_float(dtype) && mth__dtype_first_lost(MTH_FLOAT64, &value, dtype, 1) == 0)
-        return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s: it would become infinite", value, mth_dtype_name(dtype)),
+        return FAIL(MTH_ERROR_VALUE,
+            F("%.17g does not fit in %s: it would become infinite", value, mth_dtype_name(dtype)),
             F("give a value of at most %.8g in magnitude", mth_dtype_largest(dtype)));
     if (dtype == MTH_BOOL && value != 0 && value != 1)
-        return FAIL(MTH_ERROR_VALUE, F("%g is no bool", value), F("give 0 or 1"));
+        return FAIL(MTH_ERROR_VALUE, F("%.17g is no bool", value), F("give 0 or 1"));
     if (mth__is_integer(dtype) && isfinite(value) && value != trunc(value))
-        return FAIL(MTH_ERROR_VALUE, F("%g is not a whole number, as %s needs it", value, mth_dtype_name(dtype)),
+        return FAIL(MTH_ERROR_VALUE, F("%.17g is not a whole number, as %s needs it", value, mth_dtype_name(dtype)),
             F("round it"));
-    if (mth__is_integer(dtype) && !(value >= -limit && value < limit))
-        return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s", value, mth_dtype_name(dtype)),
-            F("give a value inside [%g, %g)", -limit, limit));
+    const int64_t least = mth__is_integer(dtype) ? mth__dtypes[dtype].least : 0,
+                  most = mth__is_integer(dtype) ? mth__dtypes[dtype].most : 0;
+    if (mth__is_integer(dtype) && !(value >= (double)least && value < (double)most + 1))
+        return FAIL(MTH_ERROR_VALUE, F("%.17g does not fit in %s", value, mth_dtype_name(dtype)),
+            F("give a value from %" PRId64 " to %" PRId64, least, most));
     return array_make(backend, dtype, rank, shape, spec, mth__fill_constant, &value, out);
 }
 

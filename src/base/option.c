@@ -34,9 +34,12 @@ static mth_status count_items(size_t n, const char *name, size_t *left) {
 static mth_status check_arg(const mth_arg *value, const char *name, int depth, size_t *left) {
     switch (value->kind) {
     case MTH_ARG_NONE:
-    case MTH_ARG_BOOL:
     case MTH_ARG_INT:
     case MTH_ARG_FLOAT: return NULL;
+    case MTH_ARG_BOOL:
+        if (value->integer == 0 || value->integer == 1) return NULL;
+        return FAIL(MTH_ERROR_TYPE, F("the option '%s' has a boolean of the value %" PRId64, name, value->integer),
+            F("make it by mth_bool"));
     case MTH_ARG_STRING:
         if (!value->string) return null_in(name, "a text");
         return depth ? count_items(strlen(value->string) / TEXT_ITEM, name, left) : NULL;

@@ -253,7 +253,9 @@ static mth_status add(void *context) {
     return NULL;
 }
 
-static mth_status wires_given(const mth_wire *wire, size_t count) {
+static mth_status wires_given(const mth_wire *wire, size_t count, mth_add_mode mode) {
+    if (mode != MTH_PLAIN && mode != MTH_CHAIN)
+        return FAIL(MTH_ERROR_TYPE, F("%d is no way to add a block", (int)mode), F("give MTH_PLAIN or MTH_CHAIN"));
     if (count) TRY(mth__given(wire, "the list of wires"));
     for (size_t i = 0; i < count; i++) {
         TRY(mth__given(wire[i].port, "the port of a wire"));
@@ -266,7 +268,7 @@ mth_status mth_model_add(
     mth_model *model, const mth_module *module, const mth_wire *wire, size_t count, mth_add_mode mode) {
     TRY(mth__given(model, "the model"));
     TRY(mth__given(module, "the module"));
-    TRY(wires_given(wire, count));
+    TRY(wires_given(wire, count, mode));
     return mth__guard(add, &(addition){model, module, NULL, NULL, wire, count, mode});
 }
 
@@ -274,7 +276,7 @@ mth_status mth_model_add_model(
     mth_model *model, const mth_model *sub, const char *name, const mth_wire *wire, size_t count, mth_add_mode mode) {
     TRY(mth__given(model, "the model"));
     TRY(mth__given(sub, "the submodel"));
-    TRY(wires_given(wire, count));
+    TRY(wires_given(wire, count, mode));
     return mth__guard(add, &(addition){model, NULL, sub, name, wire, count, mode});
 }
 

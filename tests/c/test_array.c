@@ -91,6 +91,48 @@ TEST(drawn_numbers_do_not_depend_on_who_draws_them) {
     mth_backend_free(backend);
 }
 
+/* Each value in each dtype is what a conversion of it to that dtype and back says, or is refused: what is infinite only
+ * after it was rounded, and in integers and truths what they can't hold. */
+TEST(fills) {
+    mth_backend *backend = NULL;
+    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
+    static const double values[] = {0, -0.0, 1, 2, -3, 0.5, -0.5, 1e-46, -1e-46, 5e-324, 1e-40, 65504, 65519.99, 65520,
+        256.5, 2147483647, 2147483647.5, 2147483648, -2147483648, -2147483648.5, -2147483649, 0x1p53, 0x1p63 - 1024,
+        0x1p63, -0x1p63, -0x1p63 - 2048, 0x1p64, 3.4028235677973362e38, 3.4028235677973366e38, 1e39, -1e300, INFINITY,
+        -INFINITY, NAN};
+    int taken = 0, refused = 0;
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        for (int dtype = 1; mth_dtype_size(dtype); dtype++) {
+            const double value = values[i];
+            char element[8], whole[16];
+            const bool rounded = mth_dtype_convert(MTH_FLOAT64, &value, dtype, element, 1) < 0;
+            const mth_dtype_class kind = mth_dtype_get_class(dtype);
+            bool fits = kind == MTH_CLASS_FLOATING ? rounded : value == trunc(value) && rounded && isfinite(value);
+            if (kind == MTH_CLASS_BOOLEAN) fits = value == 0 || value == 1;
+            mth_array *filled = NULL;
+            mth_status status = mth_array_full(backend, dtype, value, 1, (int64_t[]){2}, NULL, &filled);
+            CHECK(!status == fits && !filled == !fits);
+            CHECK(!status || (mth_error_get_code(status) == MTH_ERROR_VALUE && *mth_error_get_fix(status)));
+            mth_error_free(status);
+            fits ? taken++ : refused++;
+            if (!filled) continue;
+            const size_t size = mth_dtype_size(dtype);
+            CHECK_STATUS(mth_array_gather(filled, whole));
+            CHECK(!memcmp(whole, element, size) && !memcmp(whole + size, element, size));
+            mth_array_free(filled);
+        }
+    CHECK(taken == 138 && refused == 100); /* as NumPy has it */
+    mth_array *filled = NULL;
+    CHECK_FAILS(mth_array_full(backend, MTH_INT32, 2147483647.5, 0, NULL, NULL, &filled), MTH_ERROR_VALUE,
+        "2147483647.5 is not a whole number");
+    CHECK_FAILS(mth_array_full(backend, MTH_INT32, 2147483648, 0, NULL, NULL, &filled), MTH_ERROR_VALUE,
+        "from -2147483648 to 2147483647");
+    CHECK_FAILS(
+        mth_array_full(backend, MTH_INT64, 0x1p63, 0, NULL, NULL, &filled), MTH_ERROR_VALUE, "to 9223372036854775807");
+    CHECK(!filled);
+    mth_backend_free(backend);
+}
+
 /* Numbers that are copied, read and brought into other layouts are so in pieces: each call ends at any question whether
  * to, with nothing left of it, and does not go on for long without one. */
 static int questions; /* that are answered by no */

@@ -71,6 +71,29 @@ TEST(composing) {
     mth_module_free(NULL);
 }
 
+/* Of what there is no such way, nothing is added. */
+TEST(ways_to_add) {
+    mth_module *relu = NULL;
+    mth_model *model = NULL, *sub = NULL;
+    CHECK_STATUS(mth_module_create("Relu", NULL, 0, &relu));
+    CHECK_STATUS(mth_model_create(&model));
+    CHECK_STATUS(mth_model_create(&sub));
+    CHECK_STATUS(mth_model_add(sub, relu, NULL, 0, MTH_PLAIN));
+    static const int modes[] = {-1, 2, 77};
+    for (int i = 0; i < 3; i++) {
+        const mth_add_mode mode = (mth_add_mode)modes[i];
+        CHECK_FAILS(mth_model_add(model, relu, NULL, 0, mode), MTH_ERROR_TYPE, "MTH_PLAIN or MTH_CHAIN");
+        CHECK_FAILS(mth_model_add_model(model, sub, NULL, NULL, 0, mode), MTH_ERROR_TYPE, "MTH_PLAIN or MTH_CHAIN");
+    }
+    const char *const *names = NULL;
+    size_t count = 7;
+    CHECK_STATUS(mth_model_get_outputs(model, &names, &count));
+    CHECK(count == 0);
+    mth_model_free(sub);
+    mth_model_free(model);
+    mth_module_free(relu);
+}
+
 TEST(values_of_options) {
     mth_module *made = NULL;
     mth_backend *backend = NULL;
@@ -95,6 +118,9 @@ TEST(values_of_options) {
         mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"plugin", mth_string(NULL)}), &backend));
 
     mth_arg deep[20] = {mth_int(0)}, strange = {.kind = (mth_arg_kind)99};
+    const mth_arg seven = {MTH_ARG_BOOL, 0, {7}, NULL}; /* made by hand */
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"bias", seven}), &made),
+        MTH_ERROR_TYPE, "a boolean of the value 7");
     for (int i = 1; i < 20; i++) deep[i] = mth_list(1, &deep[i - 1]);
     mth_arg wide[15] = {mth_int(0)}; /* lists that share their items, 100 each */
     mth_arg hundred[15][100];
