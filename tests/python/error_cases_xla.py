@@ -109,6 +109,13 @@ def shapes_for_the_partitioner(fixed):
 
 
 @case
+def an_output_in_parts_for_the_partitioner(fixed):
+    model = one_block(ml.Linear(3), input="x", output="y")
+    specs = {"y": (None, (0, 1), None)}
+    compile_for_the_partitioner(fixed, model, output_shard_specs=specs, shapes={"x": (4, 6, 8)})
+
+
+@case
 def id_outside_its_table_on_xla(fixed):
     table = ml.Embedding(9, 4, weight_shard_spec=(0, None))
     run(one_block(table, input="ids", output="y"), {"ids": np.array([[1, 8 if fixed else 9]])}, mesh=(2,))
