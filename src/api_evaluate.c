@@ -168,13 +168,16 @@ static mth_status check_mask(const mth_array *array, const char *name, bool roun
 static mth_status hold(
     const mth_compiled *compiled, const mth__plan *plan, size_t entry, mth_array *array, mth_array **out) {
     const mth__entry *record = &plan->program->entry.at[entry];
-    char name[256];
-    snprintf(name, sizeof name, "%s '%s'", what[record->kind], record->name);
+    char room[256], *name = room; /* a longer name is made: nothing is cut from it */
+    if (snprintf(room, sizeof room, "%s '%s'", what[record->kind], record->name) >= (int)sizeof room)
+        name = F("%s '%s'", what[record->kind], record->name);
+    if (!name) return mth__lacks_memory("a call", 0);
     const bool is_mask =
         record->kind == MTH__ENTRY_INPUT && mth__is_float(array->dtype) && compiled->ids[plan->number[entry]];
     mth_status status = is_mask ? check_mask(array, name, array->dtype != record->dtype) : NULL;
     if (!status)
         status = mth__array_as(array, name, &compiled->backend->devices, record->dtype, &record->sharding, out);
+    if (name != room) mth__free(name);
     const char *module = status ? mth__program_reader(plan->program, (int)entry) : NULL;
     return module ? mth__error_operator(status, module) : status;
 }

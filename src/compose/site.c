@@ -64,17 +64,19 @@ mth_status mth__site_on(const mth_module *module, mth__mesh *mesh, const mth__si
 }
 
 /* ---------------------------------------------------------------- XLA's partitioner */
-static mth_status unpartitionable(const char *why, const char *fix) {
-    return FAIL(MTH_ERROR_UNSUPPORTED, F("XLA's partitioner (mesh_context='spmd') %s", why),
+/* Takes `why`. */
+static mth_status unpartitionable(char *why, const char *fix) {
+    mth_status status = FAIL(MTH_ERROR_UNSUPPORTED, F("XLA's partitioner (mesh_context='spmd') %s", why ? why : ""),
         F("use mesh_context='mpmd', or %s", fix));
+    mth__free(why);
+    return status;
 }
 
 mth_status mth__check_partitionable(const mth__sharding *sharding, int rank, const char *what) {
-    char why[256];
     if (!mth__sharding_disordered(sharding, rank)) return NULL;
-    snprintf(why, sizeof why,
-        "computes wrong values where axes split a dimension against their order: the spec of %.80s", what);
-    return unpartitionable(why, "name the axes in the order of the mesh");
+    return unpartitionable(
+        F("computes wrong values where axes split a dimension against their order: the spec of %s", what),
+        "name the axes in the order of the mesh");
 }
 
 /* It takes one program for all devices, and deals nothing round robin. */
@@ -82,18 +84,18 @@ static mth_status check_partitioned(
     const mth_module *module, mth__mesh *mesh, const mth__site *site, const mth__placement *on) {
     const mth_arg *distribution = mth__module_option(module, "expert_distribution"),
                   *experts = mth__module_option(module, "num_experts");
-    char where[128], why[192];
+    char where[256];
     int axis = 0;
     if (on && on != mth__place_whole(mesh)) {
         mth__placement_write(where, sizeof where, on);
-        snprintf(why, sizeof why, "takes one program for the whole mesh, and this runs on %s", where);
-        return unpartitionable(why, "take the device or stage from the operator");
+        return unpartitionable(F("takes one program for the whole mesh, and this runs on %s", where),
+            "take the device or stage from the operator");
     }
     while (axis < site->place->naxes && site->place->dim[axis] == 1) axis++;
     if (distribution && distribution->kind == MTH_ARG_STRING && !strcmp(distribution->string, "round_robin") &&
         axis < site->place->naxes && experts->integer > site->place->dim[axis])
         return unpartitionable(
-            "has no such parts as experts dealt round robin", "expert_distribution='one_per_device'");
+            F("has no such parts as experts dealt round robin"), "expert_distribution='one_per_device'");
     return NULL;
 }
 
@@ -102,13 +104,12 @@ static mth_status check_partitioned(
 static mth_status check_blocks(
     const mth_module *module, const char *parameter, int d, mth__split split, const mth__placement *on) {
     int64_t size, devices = 1;
-    char why[256];
     if (!mth__parameter_extent(module, parameter, d, &size, &split.grain) || mth__split_in_blocks(size, &split, on))
         return NULL;
     for (int axis = 0; axis < split.naxes; axis++) devices *= on->dim[split.axis[axis]];
-    snprintf(why, sizeof why, "has no such parts as %" PRId64 "%s over %" PRId64 " devices: dimension %d of %.80s",
-        size / split.grain, split.grain > 1 ? " that stay whole" : "", devices, d, parameter);
-    return unpartitionable(why, "sizes that the mesh divides");
+    return unpartitionable(F("has no such parts as %" PRId64 "%s over %" PRId64 " devices: dimension %d of %s",
+                               size / split.grain, split.grain > 1 ? " that stay whole" : "", devices, d, parameter),
+        "sizes that the mesh divides");
 }
 
 /* The parameters that weight_shard_spec is of: weight, or the weights of a MoE's experts. */

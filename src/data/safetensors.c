@@ -126,10 +126,12 @@ static mth_status make_buffer(unsigned char **buffer, size_t size, const char *p
 static mth_status misfit(const file_source *source, const void *element, int64_t at) {
     const mth__file_tensor *tensor = source->tensor;
     mth__shape shape = {.rank = tensor->rank};
-    char what[512];
     memcpy(shape.dim, tensor->dim, sizeof tensor->dim);
-    snprintf(what, sizeof what, "tensor '%.*s' of %s", (int)tensor->name.n, tensor->name.at, source->file->path);
-    return mth__misfit(what, source->from, element, shape, at, source->to);
+    char *what = F("tensor '%.*s' of %s", (int)tensor->name.n, tensor->name.at, source->file->path);
+    mth_status status =
+        what ? mth__misfit(what, source->from, element, shape, at, source->to) : mth__lacks_memory("an error", 0);
+    mth__free(what);
+    return status;
 }
 
 /* `rows` runs of `n` elements of the file, the first from element `at` on, each `step` elements behind the last: one

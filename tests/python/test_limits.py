@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mithril as ml
+from error_cases_run import write_safetensors
 from mithril.backends import CBackend, JaxBackend
 from support import one_block, random
 
@@ -348,11 +349,27 @@ def test_limit(name, beyond, tmp_path, request):
     assert caught.value.what and caught.value.fix and caught.value.fix in str(caught.value)
 
 
-def test_what_has_no_limit():
+def test_what_has_no_limit(tmp_path):
     """What the page says to be bounded by memory alone."""
     name = "n" * 10_000
     long = ml.compile(one_block(ml.Linear(2, name=name), input=name, output="y"), BACKEND)
     assert list(long.get_parameters({name: random(1, 2)})) == [f"{name}.weight", f"{name}.bias"]
+    wide = BACKEND.array(np.full((1, 2), 1e39), "float64")
+    path = tmp_path / "long.safetensors"
+    write_safetensors(path, {name: np.full((2, 2), 1e39), "b": np.ones(2)})
+    sources = {f"{name}.weight": name, f"{name}.bias": "b"}
+    for refused in (
+        lambda: long.evaluate(long.get_parameters({name: random(1, 2)}), {name: wide}),
+        lambda: ml.read_safetensors(long, {name: random(1, 2)}, path, sources),
+        lambda: ml.compile(
+            one_block(ml.Linear(2), input=name, output="y"),
+            JaxBackend(device_mesh=(2, 2), mesh_context="spmd"),
+            input_shard_specs={name: ((1, 0), None)},
+        ),
+    ):  # nor is one cut where an error names it
+        with pytest.raises(ml.MithrilError) as caught:
+            refused()
+        assert name in caught.value.what
     names = [f"x{i}" for i in range(300)]
     total = ml.compile(one_block(ml.Add(), inputs=names, output="y"), BACKEND).evaluate(
         {}, {n: np.ones(2, np.float32) for n in names}
