@@ -1,8 +1,11 @@
 """docs/limits.md: each row of its table at the bound, which works, and one beyond, which is a clear error."""
 
+import os
 import pathlib
 import re
 import struct
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -318,6 +321,35 @@ def safetensors_header(beyond, path):
         path.unlink()
 
 
+@case("machine file")
+def machine_file(beyond, path):
+    figures = (pathlib.Path(__file__).resolve().parents[2] / "machines" / "nominal.txt").read_bytes()
+    path.write_bytes(figures + b"\n" * (65536 + beyond - len(figures)))
+    assert CBackend(device_mesh=(1,), machine=str(path)).device_count == 1
+
+
+@case("flags of XLA")
+def flags_of_xla(beyond):
+    """A process of its own: a plugin reads them once."""
+    flag = "--xla_force_host_platform_device_count=4"
+    code = (
+        "from mithril.backends import JaxBackend\ntry: JaxBackend(device_mesh=(1,))\nexcept ValueError as e: print(e)"
+    )
+    flags = {**os.environ, "XLA_FLAGS": flag.ljust(16382 + beyond)}
+    run = subprocess.run([sys.executable, "-c", code], env=flags, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    if run.stdout:
+        assert "more than 16382 bytes of flags" in run.stdout
+        raise ml.errors.MithrilValueError(run.stdout, run.stdout, run.stdout.split("fix: ")[1].strip())
+
+
+@case("placements of a text")
+def placements_of_a_text(beyond):
+    text = plan(ml.Relu(), (2, 3), CBackend(device_mesh=(2**20,)))
+    more = "".join(f"placement p{i} devices 0,1\n" for i in range(1, 17 + beyond))
+    ml.verify_plan(text.replace("placement p0 whole\n", "placement p0 whole\n" + more))
+
+
 @case("labels")
 def labels(beyond):
     names = [f"x{i}" for i in range(5 + beyond)]
@@ -339,7 +371,7 @@ def test_each_row_has_a_case():
 def test_limit(name, beyond, tmp_path, request):
     if "XLA" in name or name == "axes of a split":
         request.getfixturevalue("xla")
-    arguments = (beyond, tmp_path / "file") if name == "safetensors header" else (beyond,)
+    arguments = (beyond, tmp_path / "file") if name in ("safetensors header", "machine file") else (beyond,)
     # what is kept, what is shown, and what must be there: beyond them nothing fails
     if not beyond or name in ("plans", "labels", "thread stack"):
         CASES[name](*arguments)
@@ -361,11 +393,6 @@ def test_what_has_no_limit(tmp_path):
     for refused in (
         lambda: long.evaluate(long.get_parameters({name: random(1, 2)}), {name: wide}),
         lambda: ml.read_safetensors(long, {name: random(1, 2)}, path, sources),
-        lambda: ml.compile(
-            one_block(ml.Linear(2), input=name, output="y"),
-            JaxBackend(device_mesh=(2, 2), mesh_context="spmd"),
-            input_shard_specs={name: ((1, 0), None)},
-        ),
     ):  # nor is one cut where an error names it
         with pytest.raises(ml.MithrilError) as caught:
             refused()
@@ -386,3 +413,15 @@ def test_what_has_no_limit(tmp_path):
         compiled = ml.compile(model, CBackend(device_mesh=(2,)))
         x = random(batch, 2)
         assert compiled.evaluate(compiled.get_parameters({"x": x}), {"x": x})["y"].shape == (batch, 2)
+
+
+def test_long_names_in_refusals_of_the_partitioner(xla):
+    name = "n" * 10_000
+    model = one_block(ml.Linear(2), input=name, output="y")
+    with pytest.raises(ml.MithrilError) as caught:
+        ml.compile(
+            model,
+            xla(device_mesh=(2, 2), mesh_context="spmd"),
+            input_shard_specs={name: ((1, 0), None)},
+        )
+    assert name in caught.value.what
