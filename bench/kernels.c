@@ -124,12 +124,8 @@ static mth_status measure(void *arguments) {
         }
         bytes += 4.0 * (double)n;
     }
-    mth__call c = {.op = mth__op_at((size_t)b->row),
-        .attrs = &b->attrs,
-        .nin = b->nin,
-        .nout = b->nout,
-        .in = o,
-        .out = o + b->nin};
+    mth__call c = {
+        .op = mth__op_at(b->row), .attrs = &b->attrs, .nin = b->nin, .nout = b->nout, .in = o, .out = o + b->nin};
     mth__fault fault = {0};
     c.fault = &fault;
     TRY(mth__kernels[b->row].prepare(arena, &c));

@@ -32,7 +32,7 @@ static const mth__attribute *find(const char *name, size_t length) {
 static void fill(void) {
     for (int row = 0; row < MTH__ROW_COUNT; row++) {
         int count = 0;
-        for (const char *name = mth__op_at((size_t)row)->attributes; name && *name && count < MOST;) {
+        for (const char *name = mth__op_at(row)->attributes; name && *name && count < MOST;) {
             size_t length = strcspn(name, ",");
             of_row[row][count++] = find(name, length);
             name += length;

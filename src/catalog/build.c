@@ -168,8 +168,9 @@ mth_status mth__op_infer(mth__node *node) {
     return node->accumulates ? check_accumulators(node) : NULL;
 }
 
-mth_status mth__build(mth__builder *builder, const mth__op *op, const mth__attrs *attrs, int nin, mth__value *const *in,
+mth_status mth__build(mth__builder *builder, enum mth__row row, const mth__attrs *attrs, int nin, mth__value *const *in,
     mth__value **out) {
+    const mth__op *op = mth__op_at(row);
     int nout = count_results(op->results);
     TRY(check_count(op, nin, builder->label.module));
     mth__arena *arena = builder->graph->arena;
@@ -201,39 +202,34 @@ mth_status mth__build(mth__builder *builder, const mth__op *op, const mth__attrs
     return NULL;
 }
 
-mth_status mth__build_n(
-    mth__builder *builder, const char *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
-    const mth__op *row = mth__op_find(op);
-    if (!row) return INTERNAL("the catalog has no operator '%s'", op);
-    return mth__build(builder, row, attrs, nin, in, out);
-}
 mth_status mth__build1(
-    mth__builder *builder, const char *op, const mth__attrs *attrs, mth__value *x, mth__value **out) {
-    return mth__build_n(builder, op, attrs, 1, (mth__value *[]){x}, out);
+    mth__builder *builder, enum mth__row row, const mth__attrs *attrs, mth__value *x, mth__value **out) {
+    return mth__build(builder, row, attrs, 1, (mth__value *[]){x}, out);
 }
 mth_status mth__build2(
-    mth__builder *builder, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value **out) {
-    return mth__build_n(builder, op, attrs, 2, (mth__value *[]){x, y}, out);
+    mth__builder *builder, enum mth__row row, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value **out) {
+    return mth__build(builder, row, attrs, 2, (mth__value *[]){x, y}, out);
 }
-mth_status mth__build3(mth__builder *builder, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y,
+mth_status mth__build3(mth__builder *builder, enum mth__row row, const mth__attrs *attrs, mth__value *x, mth__value *y,
     mth__value *value, mth__value **out) {
-    return mth__build_n(builder, op, attrs, 3, (mth__value *[]){x, y, value}, out);
+    return mth__build(builder, row, attrs, 3, (mth__value *[]){x, y, value}, out);
 }
 mth_status mth__build_contract(
     mth__builder *builder, const char *spec, mth__value *x, mth__value *y, mth__value **out) {
     mth__attrs attrs = {.spec = mth__copy_text(builder->graph->arena, spec)};
-    return mth__build(builder, &mth__op_contract, &attrs, 2, (mth__value *[]){x, y}, out);
+    return mth__build(builder, MTH__ROW_contract, &attrs, 2, (mth__value *[]){x, y}, out);
 }
-mth_status mth__build_shaped(mth__builder *builder, const char *op, mth__value *x, mth__shape shape, mth__value **out) {
+mth_status mth__build_shaped(
+    mth__builder *builder, enum mth__row row, mth__value *x, mth__shape shape, mth__value **out) {
     if (mth__shape_equal(x->shape, shape)) {
         *out = x;
         return NULL;
     }
     mth__attrs attrs = mth__attrs_of_shape(shape);
-    return mth__build1(builder, op, &attrs, x, out);
+    return mth__build1(builder, row, &attrs, x, out);
 }
 mth_status mth__build_scale(mth__builder *builder, mth__value *x, double by, mth__value **out) {
-    return mth__build(builder, &mth__op_scale, &(mth__attrs){.by = by}, 1, &x, out);
+    return mth__build(builder, MTH__ROW_scale, &(mth__attrs){.by = by}, 1, &x, out);
 }
 
 mth_status mth__build_unbroadcast(mth__builder *builder, mth__value *value, mth__shape shape, mth__value **out) {
@@ -247,8 +243,8 @@ mth_status mth__build_unbroadcast(mth__builder *builder, mth__value *value, mth_
         if (shape.dim[d] == 1 && value->shape.dim[d + extra] != 1) bits |= (int64_t)1 << (d + extra);
     /* where only leading dimensions go, the sum has the shape already */
     mth__attrs attrs = {.dimensions = bits, .keep = bits != leading};
-    if (bits) TRY(mth__build(builder, &mth__op_reduce_sum, &attrs, 1, &value, &value));
-    return mth__build_shaped(builder, "reshape", value, shape, out);
+    if (bits) TRY(mth__build(builder, MTH__ROW_reduce_sum, &attrs, 1, &value, &value));
+    return mth__build_shaped(builder, MTH__ROW_reshape, value, shape, out);
 }
 
 /* ---------------------------------------------------------------- what gradients share */

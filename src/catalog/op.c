@@ -28,5 +28,4 @@ const mth__op *mth__op_find(const char *name) {
     return found < 0 ? NULL : rows[found];
 }
 size_t mth__op_count(void) { return MTH__ROW_COUNT; }
-const mth__op *mth__op_at(size_t i) { return rows[i]; }
-int mth__op_index(const mth__op *op) { return op->row; }
+const mth__op *mth__op_at(enum mth__row row) { return rows[row]; }

@@ -8,6 +8,7 @@
 #ifndef MTH__OP_H
 #define MTH__OP_H
 #include "base/graph.h"
+#include "catalog/rows.h"
 
 typedef struct mth__builder mth__builder;
 typedef enum { MTH__PASS, MTH__SUM, MTH__MAX, MTH__WHOLE } mth__factor_kind;
@@ -102,7 +103,7 @@ struct mth__op {
     uint64_t sum_args;      /* bits of operands that are results of type SUM of another row */
     uint64_t row_args;      /* bits of operands that name, for each expert, its rows: tokens, then padding */
     unsigned accumulates;   /* bits of results that a node may add to sums so far (mth__node.accumulates) */
-    int row;                /* MTH__ROW_* */
+    enum mth__row row;
 };
 
 /* The gradient of a constant: nothing flows. */
@@ -110,8 +111,7 @@ mth_status mth__grad_none(mth__builder *, const mth__node *, mth__value *const *
 
 const mth__op *mth__op_find(const char *name); /* NULL: none */
 size_t mth__op_count(void);
-const mth__op *mth__op_at(size_t i);
-int mth__op_index(const mth__op *); /* for engines' tables; see catalog/rows.h for the enum */
+const mth__op *mth__op_at(enum mth__row);
 /* attributes.c: attributes by name, for what treats all rows alike (texts, comparisons). */
 typedef enum { MTH__ATTRIBUTE_INTEGER, MTH__ATTRIBUTE_REAL, MTH__ATTRIBUTE_TEXT } mth__attribute_kind;
 typedef struct {
@@ -173,16 +173,19 @@ struct mth__builder {
     const mth__placement *on; /* of them */
     uint64_t wanted;          /* for a row's grad: bits of the operands whose gradients are wanted */
 };
-/* Makes a node of `op`; out: all its results, in order. attrs may be NULL. On failure the graph is as before. */
+/* Makes a node of the row; out: all its results, in order. attrs may be NULL. On failure the graph is as before. */
 mth_status mth__build(
-    mth__builder *, const mth__op *op, const mth__attrs *, int nin, mth__value *const *in, mth__value **out);
-mth_status mth__build1(mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value **out);
+    mth__builder *, enum mth__row, const mth__attrs *, int nin, mth__value *const *in, mth__value **out);
+mth_status mth__build1(mth__builder *, enum mth__row, const mth__attrs *, mth__value *a, mth__value **out);
 mth_status mth__build2(
-    mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b, mth__value **out);
-mth_status mth__build3(mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b,
+    mth__builder *, enum mth__row, const mth__attrs *, mth__value *a, mth__value *b, mth__value **out);
+mth_status mth__build3(mth__builder *, enum mth__row, const mth__attrs *, mth__value *a, mth__value *b,
     mth__value *value, mth__value **out);
 /* "bsi,io->bso" */
 mth_status mth__build_contract(mth__builder *, const char *spec, mth__value *a, mth__value *b, mth__value **out);
+mth_status mth__build_scale(mth__builder *, mth__value *, double by, mth__value **out);
+/* By a reshape or broadcast_to; the value itself where it has the shape. */
+mth_status mth__build_shaped(mth__builder *, enum mth__row, mth__value *, mth__shape, mth__value **out);
 /* Sums the value down to `shape` (undoes broadcasting): the gradient of a broadcast operand. */
 mth_status mth__build_unbroadcast(mth__builder *, mth__value *value, mth__shape shape, mth__value **out);
 #endif

@@ -48,9 +48,4 @@ mth_status mth__row_rank(const mth__node *, int j, int rank);
 double mth__flops_none(const mth__node *, const mth__shape *in, const mth__shape *out);
 /* UNSUPPORTED where a result behind the first has a gradient. */
 mth_status mth__grad_only_first(const mth__node *, mth__value *const *dout);
-mth_status mth__build_n(
-    mth__builder *, const char *op, const mth__attrs *, int nin, mth__value *const *in, mth__value **out);
-mth_status mth__build_shaped(
-    mth__builder *, const char *op /* reshape, broadcast_to */, mth__value *, mth__shape, mth__value **out);
-mth_status mth__build_scale(mth__builder *, mth__value *, double by, mth__value **out);
 #endif

@@ -20,7 +20,7 @@ GRAD(attention) {
     TRY(mth__grad_only_first(node, dout));
     mth__value *in[] = {node->in[0], node->in[1], node->in[2], node->out[0], node->out[1], node->out[2], dout[0],
         node->nin > 3 ? node->in[3] : NULL};
-    return mth__build_n(builder, "attention_grad", &node->attrs, node->nin > 3 ? 8 : 7, in, din);
+    return mth__build(builder, MTH__ROW_attention_grad, &node->attrs, node->nin > 3 ? 8 : 7, in, din);
 }
 #define ATTENTION                                                                                                      \
     .attributes = "causal, scale", .whole = "tde", .positional = "st", .flags = MTH__NEEDS_START | MTH__SUMS

@@ -6,46 +6,48 @@
 #define Y node->out[0]
 #define DY dout[0]
 
-GRAD(neg) { return mth__build1(builder, "neg", NULL, DY, &din[0]); }
-GRAD(exp) { return mth__build2(builder, "mul", NULL, DY, Y, &din[0]); }
-GRAD(log) { return mth__build2(builder, "div", NULL, DY, IN, &din[0]); }
+GRAD(neg) { return mth__build1(builder, MTH__ROW_neg, NULL, DY, &din[0]); }
+GRAD(exp) { return mth__build2(builder, MTH__ROW_mul, NULL, DY, Y, &din[0]); }
+GRAD(log) { return mth__build2(builder, MTH__ROW_div, NULL, DY, IN, &din[0]); }
 GRAD(sqrt) { /* dy / (2 y) */
     mth__value *half;
     TRY(mth__build_scale(builder, DY, 0.5, &half));
-    return mth__build2(builder, "div", NULL, half, Y, &din[0]);
+    return mth__build2(builder, MTH__ROW_div, NULL, half, Y, &din[0]);
 }
 GRAD(rsqrt) { /* -dy y^3 / 2 */
     mth__value *half, *square, *cube;
     TRY(mth__build_scale(builder, DY, -0.5, &half));
-    TRY(mth__build1(builder, "square", NULL, Y, &square));
-    TRY(mth__build2(builder, "mul", NULL, square, Y, &cube));
-    return mth__build2(builder, "mul", NULL, half, cube, &din[0]);
+    TRY(mth__build1(builder, MTH__ROW_square, NULL, Y, &square));
+    TRY(mth__build2(builder, MTH__ROW_mul, NULL, square, Y, &cube));
+    return mth__build2(builder, MTH__ROW_mul, NULL, half, cube, &din[0]);
 }
 GRAD(reciprocal) { /* -dy y^2 */
     mth__value *minus, *square;
-    TRY(mth__build1(builder, "neg", NULL, DY, &minus));
-    TRY(mth__build1(builder, "square", NULL, Y, &square));
-    return mth__build2(builder, "mul", NULL, minus, square, &din[0]);
+    TRY(mth__build1(builder, MTH__ROW_neg, NULL, DY, &minus));
+    TRY(mth__build1(builder, MTH__ROW_square, NULL, Y, &square));
+    return mth__build2(builder, MTH__ROW_mul, NULL, minus, square, &din[0]);
 }
 GRAD(square) {
     mth__value *twice;
     TRY(mth__build_scale(builder, DY, 2, &twice));
-    return mth__build2(builder, "mul", NULL, twice, IN, &din[0]);
+    return mth__build2(builder, MTH__ROW_mul, NULL, twice, IN, &din[0]);
 }
-GRAD(relu) { return mth__build2(builder, "relu_grad", NULL, Y, DY, &din[0]); } /* of y, not x: x need not be kept */
-GRAD(gelu) { return mth__build2(builder, "gelu_grad", NULL, IN, DY, &din[0]); }
-GRAD(gelu_tanh) { return mth__build2(builder, "gelu_tanh_grad", NULL, IN, DY, &din[0]); }
-GRAD(silu) { return mth__build2(builder, "silu_grad", NULL, IN, DY, &din[0]); }
-GRAD(sigmoid) { return mth__build2(builder, "sigmoid_grad", NULL, Y, DY, &din[0]); }
-GRAD(tanh) { return mth__build2(builder, "tanh_grad", NULL, Y, DY, &din[0]); }
+GRAD(relu) {
+    return mth__build2(builder, MTH__ROW_relu_grad, NULL, Y, DY, &din[0]);
+} /* of y, not x: x need not be kept */
+GRAD(gelu) { return mth__build2(builder, MTH__ROW_gelu_grad, NULL, IN, DY, &din[0]); }
+GRAD(gelu_tanh) { return mth__build2(builder, MTH__ROW_gelu_tanh_grad, NULL, IN, DY, &din[0]); }
+GRAD(silu) { return mth__build2(builder, MTH__ROW_silu_grad, NULL, IN, DY, &din[0]); }
+GRAD(sigmoid) { return mth__build2(builder, MTH__ROW_sigmoid_grad, NULL, Y, DY, &din[0]); }
+GRAD(tanh) { return mth__build2(builder, MTH__ROW_tanh_grad, NULL, Y, DY, &din[0]); }
 GRAD(pass) {
     din[0] = DY;
     return NULL;
 }
 GRAD(scale) { return mth__build_scale(builder, DY, node->attrs.by, &din[0]); }
-GRAD(cast) { return mth__build1(builder, "cast", &(mth__attrs){.dtype = IN->dtype}, DY, &din[0]); }
+GRAD(cast) { return mth__build1(builder, MTH__ROW_cast, &(mth__attrs){.dtype = IN->dtype}, DY, &din[0]); }
 /* the same key and indices: the same mask */
-GRAD(dropout) { return mth__build1(builder, "dropout", &node->attrs, DY, &din[0]); }
+GRAD(dropout) { return mth__build1(builder, MTH__ROW_dropout, &node->attrs, DY, &din[0]); }
 
 /* ---------------------------------------------------------------- of two operands, each brought back to its own shape
  */
@@ -63,7 +65,7 @@ GRAD(sub) {
     if (!WANTED(builder, 1)) return NULL;
     mth__value *sum; /* negated after the sum: fewer elements */
     TRY(mth__build_unbroadcast(builder, DY, node->in[1]->shape, &sum));
-    return mth__build1(builder, "neg", NULL, sum, &din[1]);
+    return mth__build1(builder, MTH__ROW_neg, NULL, sum, &din[1]);
 }
 /* The results of a row that gives both gradients at once, each brought back to its operand's shape. */
 static mth_status fold_both(mth__builder *builder, const mth__node *node, mth__value *const *value, mth__value **din) {
@@ -75,25 +77,25 @@ static mth_status fold_both(mth__builder *builder, const mth__node *node, mth__v
 GRAD(mul) {
     mth__value *value[2];
     if (WANTED(builder, 0) && WANTED(builder, 1)) {
-        TRY(mth__build(builder, &mth__op_mul_grad, NULL, 3, (mth__value *[]){node->in[0], node->in[1], DY}, value));
+        TRY(mth__build(builder, MTH__ROW_mul_grad, NULL, 3, (mth__value *[]){node->in[0], node->in[1], DY}, value));
         return fold_both(builder, node, value, din);
     }
     const int j = WANTED(builder, 0) ? 0 : 1;
-    TRY(mth__build2(builder, "mul", NULL, DY, node->in[1 - j], &value[j]));
+    TRY(mth__build2(builder, MTH__ROW_mul, NULL, DY, node->in[1 - j], &value[j]));
     return fold(builder, node, value[j], j, din);
 }
 GRAD(div) {
     mth__value *value[2];
     if (!WANTED(builder, 1)) {
-        TRY(mth__build2(builder, "div", NULL, DY, node->in[1], &value[0]));
+        TRY(mth__build2(builder, MTH__ROW_div, NULL, DY, node->in[1], &value[0]));
         return fold(builder, node, value[0], 0, din);
     }
-    TRY(mth__build(builder, &mth__op_div_grad, NULL, 3, (mth__value *[]){node->in[1], Y, DY}, value));
+    TRY(mth__build(builder, MTH__ROW_div_grad, NULL, 3, (mth__value *[]){node->in[1], Y, DY}, value));
     return fold_both(builder, node, value, din);
 }
 GRAD(maximum) {
     mth__value *value[2];
-    TRY(mth__build(builder, &mth__op_maximum_grad, NULL, 3, (mth__value *[]){node->in[0], node->in[1], DY}, value));
+    TRY(mth__build(builder, MTH__ROW_maximum_grad, NULL, 3, (mth__value *[]){node->in[0], node->in[1], DY}, value));
     return fold_both(builder, node, value, din);
 }
 

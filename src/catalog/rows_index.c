@@ -20,14 +20,14 @@ static mth_status infer_pick_grad(mth__node *node) {
     return check_size(node, node->attrs.size);
 }
 GRAD(gather) {
-    return WANTED(builder, 0) ? mth__build2(builder, "gather_grad", &(mth__attrs){.rows = node->in[0]->shape.dim[0]},
-                                    node->in[1], dout[0], &din[0])
+    return WANTED(builder, 0) ? mth__build2(builder, MTH__ROW_gather_grad,
+                                    &(mth__attrs){.rows = node->in[0]->shape.dim[0]}, node->in[1], dout[0], &din[0])
                               : NULL;
 }
 GRAD(pick) {
     return WANTED(builder, 0)
-        ? mth__build2(builder, "pick_grad", &(mth__attrs){.size = node->in[0]->shape.dim[node->in[0]->shape.rank - 1]},
-              node->in[1], dout[0], &din[0])
+        ? mth__build2(builder, MTH__ROW_pick_grad,
+              &(mth__attrs){.size = node->in[0]->shape.dim[node->in[0]->shape.rank - 1]}, node->in[1], dout[0], &din[0])
         : NULL;
 }
 /* The element count of the operand that is read, not of the table that is written: the rest is zeros. */
@@ -90,7 +90,7 @@ static void rule_rope(const mth__node *node, mth__rule *rule) {
 GRAD(rope) { /* the rotation back */
     mth__attrs attrs = node->attrs;
     attrs.inverse = !attrs.inverse;
-    return mth__build1(builder, "rope", &attrs, dout[0], &din[0]);
+    return mth__build1(builder, MTH__ROW_rope, &attrs, dout[0], &din[0]);
 }
 FLOPS(rope) { return 3 * (double)mth__shape_size(out[0]); }
 const mth__op mth__op_rope = {ROW(rope), .args = "x", .results = "y",

@@ -88,7 +88,7 @@ static void rule_reshape(const mth__node *node, mth__rule *rule) {
         whole(rule, &y, fy);
     }
 }
-GRAD(reshape) { return mth__build_shaped(builder, "reshape", dout[0], node->in[0]->shape, &din[0]); }
+GRAD(reshape) { return mth__build_shaped(builder, MTH__ROW_reshape, dout[0], node->in[0]->shape, &din[0]); }
 
 const mth__op mth__op_reshape = {ROW(reshape), .args = "x", .results = "y",
     .attributes = "rank, d0, d1, d2, d3, d4, d5, d6, d7", MOVES,
@@ -120,7 +120,7 @@ static void rule_transpose(const mth__node *node, mth__rule *rule) {
 GRAD(transpose) {
     mth__attrs inverse = {.rank = node->attrs.rank};
     for (int d = 0; d < node->attrs.rank; d++) inverse.permutation[node->attrs.permutation[d]] = d;
-    return mth__build1(builder, "transpose", &inverse, dout[0], &din[0]);
+    return mth__build1(builder, MTH__ROW_transpose, &inverse, dout[0], &din[0]);
 }
 const mth__op mth__op_transpose = {ROW(transpose), .args = "x", .results = "y",
     .attributes = "rank, p0, p1, p2, p3, p4, p5, p6, p7", MOVES, .flags = MTH__MOVES | MTH__VIEW,
@@ -158,7 +158,7 @@ GRAD(slice) {
     const mth__attrs pad = {.dimension = attrs->dimension,
         .before = attrs->start,
         .after = node->in[0]->shape.dim[attrs->dimension] - attrs->stop};
-    return mth__build1(builder, "pad", &pad, dout[0], &din[0]);
+    return mth__build1(builder, MTH__ROW_pad, &pad, dout[0], &din[0]);
 }
 const mth__op mth__op_slice = {ROW(slice), .args = "x", .results = "y", .attributes = "dimension, start, stop", MOVES,
     .flags = MTH__MOVES | MTH__VIEW | MTH__GATHERS, .resize = resize_slice, .infer = infer_slice, .rule = rule_touched,
@@ -180,7 +180,7 @@ GRAD(pad) {
     const mth__attrs slice = {.dimension = attrs->dimension,
         .start = attrs->before,
         .stop = attrs->before + node->in[0]->shape.dim[attrs->dimension]};
-    return mth__build1(builder, "slice", &slice, dout[0], &din[0]);
+    return mth__build1(builder, MTH__ROW_slice, &slice, dout[0], &din[0]);
 }
 const mth__op mth__op_pad = {ROW(pad), .args = "x", .results = "y", .attributes = "dimension, before, after", MOVES,
     .flags = MTH__MOVES | MTH__GATHERS, .infer = infer_pad, .rule = rule_touched, .grad = grad_pad, .accumulates = 1,
@@ -224,7 +224,7 @@ GRAD(concat) {
         int64_t size = node->in[j]->shape.dim[d];
         if (WANTED(builder, j))
             TRY(mth__build1(
-                builder, "slice", &(mth__attrs){.dimension = d, .start = at, .stop = at + size}, from, &din[j]));
+                builder, MTH__ROW_slice, &(mth__attrs){.dimension = d, .start = at, .stop = at + size}, from, &din[j]));
         at += size;
     }
     return NULL;

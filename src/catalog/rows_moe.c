@@ -77,42 +77,45 @@ FLOPS(route) { return 4 * (double)mth__shape_size(in[0]); }
 /* ---------------------------------------------------------------- gradients */
 GRAD(route) {
     if (!dout[0]) return NULL;
-    return mth__build3(builder, "moe_route_grad", &(mth__attrs){.experts = node->in[0]->shape.dim[1]}, node->out[0],
-        node->out[1], dout[0], &din[0]);
+    return mth__build3(builder, MTH__ROW_moe_route_grad, &(mth__attrs){.experts = node->in[0]->shape.dim[1]},
+        node->out[0], node->out[1], dout[0], &din[0]);
 }
 GRAD(dispatch) {
-    return WANTED(builder, 0) ? mth__build2(builder, "moe_combine", NULL, dout[0], node->in[1], &din[0]) : NULL;
+    return WANTED(builder, 0) ? mth__build2(builder, MTH__ROW_moe_combine, NULL, dout[0], node->in[1], &din[0]) : NULL;
 }
 GRAD(combine) {
     mth__value *y = node->in[0], *rows = node->in[1];
     if (node->nin == 2)
-        return WANTED(builder, 0) ? mth__build2(builder, "moe_dispatch", NULL, dout[0], rows, &din[0]) : NULL;
+        return WANTED(builder, 0) ? mth__build2(builder, MTH__ROW_moe_dispatch, NULL, dout[0], rows, &din[0]) : NULL;
     if (WANTED(builder, 0))
-        TRY(mth__build_n(builder, "moe_dispatch_weighted", NULL, 4,
+        TRY(mth__build(builder, MTH__ROW_moe_dispatch_weighted, NULL, 4,
             (mth__value *[]){dout[0], rows, node->in[2], node->in[3]}, &din[0]));
     if (!WANTED(builder, 2)) return NULL;
-    return mth__build_n(
-        builder, "moe_combine_weights_grad", NULL, 4, (mth__value *[]){y, rows, node->in[3], dout[0]}, &din[2]);
+    return mth__build(
+        builder, MTH__ROW_moe_combine_weights_grad, NULL, 4, (mth__value *[]){y, rows, node->in[3], dout[0]}, &din[2]);
 }
 GRAD(matmul) {
     mth__value *x = node->in[0], *weight = node->in[1], *rows = node->in[2];
     bool transposed = node->attrs.transposed;
     if (WANTED(builder, 0))
         TRY(mth__build3(
-            builder, "moe_matmul", &(mth__attrs){.transposed = !transposed}, dout[0], weight, rows, &din[0]));
+            builder, MTH__ROW_moe_matmul, &(mth__attrs){.transposed = !transposed}, dout[0], weight, rows, &din[0]));
     if (!WANTED(builder, 1)) return NULL;
     mth__value *from = transposed ? dout[0] : x, *to = transposed ? x : dout[0];
-    return mth__build3(builder, "moe_outer", NULL, from, to, rows, &din[1]);
+    return mth__build3(builder, MTH__ROW_moe_outer, NULL, from, to, rows, &din[1]);
 }
 GRAD(bias) {
     din[0] = dout[0];
-    return WANTED(builder, 1) ? mth__build2(builder, "moe_bias_grad", NULL, dout[0], node->in[2], &din[1]) : NULL;
+    return WANTED(builder, 1) ? mth__build2(builder, MTH__ROW_moe_bias_grad, NULL, dout[0], node->in[2], &din[1])
+                              : NULL;
 }
-GRAD(act) { return mth__build3(builder, "moe_act_grad", &node->attrs, node->in[0], dout[0], node->in[1], &din[0]); }
+GRAD(act) {
+    return mth__build3(builder, MTH__ROW_moe_act_grad, &node->attrs, node->in[0], dout[0], node->in[1], &din[0]);
+}
 GRAD(mul) {
     for (int j = 0; j < 2; j++)
         if (WANTED(builder, j))
-            TRY(mth__build3(builder, "moe_mul", NULL, dout[0], node->in[1 - j], node->in[2], &din[j]));
+            TRY(mth__build3(builder, MTH__ROW_moe_mul, NULL, dout[0], node->in[1 - j], node->in[2], &din[j]));
     return NULL;
 }
 

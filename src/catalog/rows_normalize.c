@@ -13,7 +13,7 @@ static mth_status infer_softmax(mth__node *node) {
 static void rule_softmax(const mth__node *node, mth__rule *rule) {
     mth__rule_along(node, 1u << node->attrs.dimension, rule);
 }
-GRAD(softmax) { return mth__build2(builder, "softmax_grad", &node->attrs, node->out[0], dout[0], &din[0]); }
+GRAD(softmax) { return mth__build2(builder, MTH__ROW_softmax_grad, &node->attrs, node->out[0], dout[0], &din[0]); }
 
 const mth__op mth__op_softmax = {ROW(softmax), .args = "x", .results = "y", .attributes = "dimension",
     .flags = MTH__SUMS, .infer = infer_softmax, .rule = rule_softmax, .grad = grad_softmax, .flops = flops_norm,
@@ -32,12 +32,12 @@ static mth_status infer_norm(mth__node *node) {
 GRAD(layer_norm) {
     TRY(mth__grad_only_first(node, dout));
     mth__value *in[] = {node->in[0], node->in[1], node->out[1], node->out[2], dout[0]};
-    return mth__build_n(builder, "layer_norm_grad", NULL, 5, in, din);
+    return mth__build(builder, MTH__ROW_layer_norm_grad, NULL, 5, in, din);
 }
 GRAD(rms_norm) {
     TRY(mth__grad_only_first(node, dout));
     mth__value *in[] = {node->in[0], node->in[1], node->out[1], dout[0]};
-    return mth__build_n(builder, "rms_norm_grad", NULL, 4, in, din);
+    return mth__build(builder, MTH__ROW_rms_norm_grad, NULL, 4, in, din);
 }
 #define NORM .whole = "d", .flops = flops_norm
 const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", .results = "y, mean, rstd",

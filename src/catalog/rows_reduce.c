@@ -53,22 +53,22 @@ static mth_status spread(mth__builder *builder, const mth__node *node, mth__valu
         *out = value;
         return NULL;
     }
-    return mth__build_shaped(builder, "reshape", value, kept(node), out);
+    return mth__build_shaped(builder, MTH__ROW_reshape, value, kept(node), out);
 }
 GRAD(sum) {
     mth__value *value;
     TRY(spread(builder, node, dout[0], &value));
-    return mth__build_shaped(builder, "broadcast_to", value, node->in[0]->shape, &din[0]);
+    return mth__build_shaped(builder, MTH__ROW_broadcast_to, value, node->in[0]->shape, &din[0]);
 }
 GRAD(max) { /* to the largest elements, in equal parts; NaN is no element's: 0 / 0 for all */
     mth__value *y, *dy, *won, *ties;
     TRY(spread(builder, node, node->out[0], &y));
-    TRY(mth__build2(builder, "equal", NULL, node->in[0], y, &won));
-    TRY(mth__build1(builder, "reduce_sum", &node->attrs, won, &ties));
+    TRY(mth__build2(builder, MTH__ROW_equal, NULL, node->in[0], y, &won));
+    TRY(mth__build1(builder, MTH__ROW_reduce_sum, &node->attrs, won, &ties));
     TRY(spread(builder, node, ties, &ties));
     TRY(spread(builder, node, dout[0], &dy));
-    TRY(mth__build2(builder, "mul", NULL, won, dy, &dy));
-    return mth__build2(builder, "div", NULL, dy, ties, &din[0]);
+    TRY(mth__build2(builder, MTH__ROW_mul, NULL, won, dy, &dy));
+    return mth__build2(builder, MTH__ROW_div, NULL, dy, ties, &din[0]);
 }
 
 const mth__op mth__op_reduce_sum = {ROW(reduce_sum), .args = "x", .results = "y", .attributes = "dimensions, keep",

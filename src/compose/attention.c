@@ -57,7 +57,7 @@ static mth_status project(mth__expansion *expansion, const char *prefix, mth__va
 
 static mth_status rotate(mth__expansion *expansion, mth__value **x) {
     if (!mth__opt_bool(expansion, "rotary")) return NULL;
-    return mth__build1(&expansion->builder, "rope",
+    return mth__build1(&expansion->builder, MTH__ROW_rope,
         &(mth__attrs){.dimension = 1,
             .interleaved = mth__opt_bool(expansion, "rope_interleaved"),
             .base = mth__opt_float(expansion, "rope_base")},
@@ -95,7 +95,7 @@ static mth_status attention_expand(mth__expansion *expansion) {
                     mth__port_text("mask", mask)),
                 mth__port_text("key", key));
         TRY(mth__error_tensor(need_batch(key, mask, "mask", 2), mth__port_text("key", key)));
-        if (mask->dtype != MTH_BOOL) TRY(mth__build1(&expansion->builder, "mask", NULL, mask, &mask));
+        if (mask->dtype != MTH_BOOL) TRY(mth__build1(&expansion->builder, MTH__ROW_mask, NULL, mask, &mask));
     }
     mth__value *in[4], *out[3]; /* out: o, most, sum */
     TRY(project(expansion, "query.", input, &attention, true, &in[0]));
@@ -107,7 +107,7 @@ static mth_status attention_expand(mth__expansion *expansion) {
     const mth_arg *scale = mth__module_option(expansion->module, "scale");
     mth__attrs attrs = {.causal = mth__opt_bool(expansion, "causal"),
         .scale = scale->kind == MTH_ARG_FLOAT ? scale->real : 1 / __builtin_sqrt((double)attention.dim)};
-    TRY(mth__build(&expansion->builder, mth__op_find("attention"), &attrs, mask ? 4 : 3, in, out));
+    TRY(mth__build(&expansion->builder, MTH__ROW_attention, &attrs, mask ? 4 : 3, in, out));
     mth__value *joined;
     TRY(mth__part_reshape(&expansion->builder, out[0],
         (mth__shape){3, {input->shape.dim[0], input->shape.dim[1], attention.heads * attention.dim}}, &joined));

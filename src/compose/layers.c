@@ -43,8 +43,8 @@ static mth_status embedding_expand(mth__expansion *expansion) {
         &across));
     if (across)
         TRY(mth__build1(
-            &expansion->builder, "transpose", &(mth__attrs){.rank = 2, .permutation = {1, 0}}, weight, &weight));
-    return mth__build2(&expansion->builder, "gather", NULL, weight, expansion->in[0], &expansion->out[0]);
+            &expansion->builder, MTH__ROW_transpose, &(mth__attrs){.rank = 2, .permutation = {1, 0}}, weight, &weight));
+    return mth__build2(&expansion->builder, MTH__ROW_gather, NULL, weight, expansion->in[0], &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Embedding = {
@@ -80,14 +80,14 @@ static mth_status rotary(mth__expansion *expansion, mth__value *x) {
     mth__attrs attrs = {.dimension = rank - 2,
         .interleaved = mth__opt_bool(expansion, "interleaved"),
         .base = mth__opt_float(expansion, "base")};
-    if (head == width) return mth__build1(&expansion->builder, "rope", &attrs, x, &expansion->out[0]);
+    if (head == width) return mth__build1(&expansion->builder, MTH__ROW_rope, &attrs, x, &expansion->out[0]);
     TRY(mth__need_rank(x, "input", 2, MTH__RANK - 1));
     mth__shape heads = x->shape;
     heads.dim[rank - 1] = width / head;
     heads.dim[heads.rank++] = head;
     mth__value *value;
     TRY(mth__part_reshape(&expansion->builder, x, heads, &value));
-    TRY(mth__build1(&expansion->builder, "rope", &attrs, value, &value));
+    TRY(mth__build1(&expansion->builder, MTH__ROW_rope, &attrs, value, &value));
     return mth__part_reshape(&expansion->builder, value, x->shape, &expansion->out[0]);
 }
 
@@ -108,14 +108,14 @@ static mth_status positional_expand(mth__expansion *expansion) {
     if (!strcmp(kind, "learned")) {
         TRY(mth__expansion_parameter(
             expansion, "weight", (mth__shape){2, {most, width}}, MTH__INIT_NORMAL, 0.02, NULL, NULL, &table));
-        TRY(mth__build1(&expansion->builder, "slice", &(mth__attrs){.stop = length}, table, &table));
+        TRY(mth__build1(&expansion->builder, MTH__ROW_slice, &(mth__attrs){.stop = length}, table, &table));
     } else {
-        TRY(mth__build(&expansion->builder, mth__op_find("sinusoid"), &(mth__attrs){.length = length, .width = width},
-            0, NULL, &table));
+        TRY(mth__build(
+            &expansion->builder, MTH__ROW_sinusoid, &(mth__attrs){.length = length, .width = width}, 0, NULL, &table));
         if (table->dtype != x->dtype)
-            TRY(mth__build1(&expansion->builder, "cast", &(mth__attrs){.dtype = x->dtype}, table, &table));
+            TRY(mth__build1(&expansion->builder, MTH__ROW_cast, &(mth__attrs){.dtype = x->dtype}, table, &table));
     }
-    return mth__build2(&expansion->builder, "add", NULL, x, table, &expansion->out[0]);
+    return mth__build2(&expansion->builder, MTH__ROW_add, NULL, x, table, &expansion->out[0]);
 }
 
 static mth_status positional_check(const mth_module *module) { return mth__check_base(module, "base"); }
@@ -161,9 +161,9 @@ static mth_status layer_norm_expand(mth__expansion *expansion) {
     if (mth__opt_bool(expansion, "bias"))
         TRY(mth__expansion_parameter(expansion, "bias", (mth__shape){1, {d}}, MTH__INIT_ZERO, 0, NULL, NULL, &bias));
     else
-        TRY(mth__part_scale(
+        TRY(mth__build_scale(
             &expansion->builder, weight, 0, &bias)); /* the row has a bias: zeros, wherever the weight is */
-    TRY(mth__build(&expansion->builder, mth__op_find("layer_norm"),
+    TRY(mth__build(&expansion->builder, MTH__ROW_layer_norm,
         &(mth__attrs){.epsilon = mth__opt_float(expansion, "epsilon")}, 3,
         (mth__value *[]){expansion->in[0], weight, bias}, out));
     expansion->out[0] = out[0];
@@ -175,7 +175,7 @@ static mth_status rms_norm_expand(mth__expansion *expansion) {
     TRY(norm_width(expansion, &d));
     mth__value *weight, *out[2];
     TRY(mth__expansion_parameter(expansion, "weight", (mth__shape){1, {d}}, MTH__INIT_ONE, 0, NULL, NULL, &weight));
-    TRY(mth__build(&expansion->builder, mth__op_find("rms_norm"),
+    TRY(mth__build(&expansion->builder, MTH__ROW_rms_norm,
         &(mth__attrs){.epsilon = mth__opt_float(expansion, "epsilon")}, 2, (mth__value *[]){expansion->in[0], weight},
         out));
     expansion->out[0] = out[0];
@@ -222,12 +222,12 @@ const mth__module_type mth__type_RMSNorm = {
 static mth_status dropout_expand(mth__expansion *expansion) {
     TRY(mth__need_float(expansion->in[0], "input"));
     double rate = mth__opt_float(expansion, "rate");
-    if (rate == 0) return mth__build1(&expansion->builder, "copy", NULL, expansion->in[0], &expansion->out[0]);
+    if (rate == 0) return mth__build1(&expansion->builder, MTH__ROW_copy, NULL, expansion->in[0], &expansion->out[0]);
     /* FNV-1a: two Dropouts of a model draw apart */
     uint64_t key = 1469598103934665603u ^ (uint64_t)mth__opt_int(expansion, "seed", 0);
     for (const char *at = expansion->builder.label.module; *at; at++) key = (key ^ (unsigned char)*at) * 1099511628211u;
-    return mth__build1(&expansion->builder, "dropout", &(mth__attrs){.key = (int64_t)(key >> 1), .probability = rate},
-        expansion->in[0], &expansion->out[0]);
+    return mth__build1(&expansion->builder, MTH__ROW_dropout,
+        &(mth__attrs){.key = (int64_t)(key >> 1), .probability = rate}, expansion->in[0], &expansion->out[0]);
 }
 
 static mth_status check_rate(const mth_module *module) {
@@ -261,12 +261,12 @@ static mth_status feed_forward_expand(mth__expansion *expansion) {
     int64_t axis = mth__opt_int(expansion, "tensor_axis", -1), hidden = mth__opt_int(expansion, "hidden_dim", 0),
             width = x->shape.dim[x->shape.rank - 1];
     bool bias = mth__opt_bool(expansion, "bias");
-    const char *activation = mth__opt_string(expansion, "activation");
+    const enum mth__row activation = mth__op_find(mth__opt_string(expansion, "activation"))->row;
     if (mth__opt_bool(expansion, "gated")) {
         TRY(mth__part_linear(expansion, &(mth__linear_part){"gate.", hidden, bias, NULL, -1, axis, 1, 1}, x, &gate));
         TRY(mth__build1(&expansion->builder, activation, NULL, gate, &gate));
         TRY(mth__part_linear(expansion, &(mth__linear_part){"up.", hidden, bias, NULL, -1, axis, 1, 1}, x, &up));
-        TRY(mth__build2(&expansion->builder, "mul", NULL, gate, up, &up));
+        TRY(mth__build2(&expansion->builder, MTH__ROW_mul, NULL, gate, up, &up));
     } else {
         TRY(mth__part_linear(expansion, &(mth__linear_part){"up.", hidden, bias, NULL, -1, axis, 1, 1}, x, &up));
         TRY(mth__build1(&expansion->builder, activation, NULL, up, &up));

@@ -10,7 +10,7 @@ static mth_status reduce(mth__expansion *expansion, mth__value *loss, mth__value
     const char *how = mth__opt_string(expansion, "reduction");
     if (!strcmp(how, "none")) return *out = loss, NULL;
     unsigned all = (1u << loss->shape.rank) - 1;
-    return mth__part_reduce(&expansion->builder, !strcmp(how, "mean") ? "mean" : "reduce_sum", loss, all, false, out);
+    return mth__part_reduce(&expansion->builder, !strcmp(how, "mean") ? MTH__MEAN : MTH__TOTAL, loss, all, false, out);
 }
 
 static mth_status shapes_differ(const mth__value *input, const mth__value *target, const char *what, const char *fix) {
@@ -32,14 +32,14 @@ static mth_status cross_entropy_expand(mth__expansion *expansion) {
     if (!mth__shape_equal(lead, labels->shape))
         return shapes_differ(x, labels, "the targets do not fit the logits",
             "give one class for each row of logits: the shape of input without its last dimension");
-    TRY(mth__build1(builder, "reduce_max", &(mth__attrs){.dimensions = 1 << last, .keep = 1}, x, &value));
-    TRY(mth__build1(builder, "stop", NULL, value, &value)); /* it cancels: no gradient flows through it */
-    TRY(mth__build2(builder, "sub", NULL, x, value, &x));
-    TRY(mth__build1(builder, "exp", NULL, x, &value));
-    TRY(mth__build1(builder, "reduce_sum", &(mth__attrs){.dimensions = 1 << last}, value, &value));
-    TRY(mth__build1(builder, "log", NULL, value, &value));
-    TRY(mth__build2(builder, "pick", NULL, x, labels, &picked));
-    TRY(mth__build2(builder, "sub", NULL, value, picked, &value));
+    TRY(mth__build1(builder, MTH__ROW_reduce_max, &(mth__attrs){.dimensions = 1 << last, .keep = 1}, x, &value));
+    TRY(mth__build1(builder, MTH__ROW_stop, NULL, value, &value)); /* it cancels: no gradient flows through it */
+    TRY(mth__build2(builder, MTH__ROW_sub, NULL, x, value, &x));
+    TRY(mth__build1(builder, MTH__ROW_exp, NULL, x, &value));
+    TRY(mth__build1(builder, MTH__ROW_reduce_sum, &(mth__attrs){.dimensions = 1 << last}, value, &value));
+    TRY(mth__build1(builder, MTH__ROW_log, NULL, value, &value));
+    TRY(mth__build2(builder, MTH__ROW_pick, NULL, x, labels, &picked));
+    TRY(mth__build2(builder, MTH__ROW_sub, NULL, value, picked, &value));
     return reduce(expansion, value, &expansion->out[0]);
 }
 
@@ -62,8 +62,8 @@ static mth_status squared_error_expand(mth__expansion *expansion) {
     if (!mth__shape_equal(expansion->in[0]->shape, expansion->in[1]->shape))
         return shapes_differ(
             expansion->in[0], expansion->in[1], "input and target have different shapes", "give both the same shape");
-    TRY(mth__build2(&expansion->builder, "sub", NULL, expansion->in[0], expansion->in[1], &value));
-    TRY(mth__build1(&expansion->builder, "square", NULL, value, &value));
+    TRY(mth__build2(&expansion->builder, MTH__ROW_sub, NULL, expansion->in[0], expansion->in[1], &value));
+    TRY(mth__build1(&expansion->builder, MTH__ROW_square, NULL, value, &value));
     return reduce(expansion, value, &expansion->out[0]);
 }
 

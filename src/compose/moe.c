@@ -40,11 +40,11 @@ static mth_status expert_linear(
     mth__value *weight, *bias;
     TRY(expert_parameter(expansion, mth__format(arena, "experts.%s.weight", name),
         (mth__shape){3, {experts, in, width}}, MTH__INIT_NORMAL, 1 / sqrt((double)in), &weight));
-    TRY(mth__build3(&expansion->builder, "moe_matmul", NULL, x, weight, rows, out));
+    TRY(mth__build3(&expansion->builder, MTH__ROW_moe_matmul, NULL, x, weight, rows, out));
     if (!mth__opt_bool(expansion, "bias")) return NULL;
     TRY(expert_parameter(expansion, mth__format(arena, "experts.%s.bias", name), (mth__shape){2, {experts, width}},
         MTH__INIT_ZERO, 0, &bias));
-    return mth__build3(&expansion->builder, "moe_bias", NULL, *out, bias, rows, out);
+    return mth__build3(&expansion->builder, MTH__ROW_moe_bias, NULL, *out, bias, rows, out);
 }
 
 /* Switch Transformer: E * sum over e of (share of the choices that fell on e) * (mean probability of e); 1 where they
@@ -53,26 +53,27 @@ static mth_status balance_loss(mth__expansion *expansion, mth__value *logits, mt
     mth__builder *builder = &expansion->builder;
     mth__value *share, *probability;
     int64_t count = logits->shape.dim[1];
-    TRY(mth__build1(builder, "moe_count", &(mth__attrs){.experts = count}, experts, &share));
+    TRY(mth__build1(builder, MTH__ROW_moe_count, &(mth__attrs){.experts = count}, experts, &share));
     if (share->dtype != logits->dtype)
-        TRY(mth__build1(builder, "cast", &(mth__attrs){.dtype = logits->dtype}, share, &share));
-    TRY(mth__part_scale(
+        TRY(mth__build1(builder, MTH__ROW_cast, &(mth__attrs){.dtype = logits->dtype}, share, &share));
+    TRY(mth__build_scale(
         builder, share, (double)count / ((double)experts->shape.dim[0] * (double)experts->shape.dim[1]), &share));
-    TRY(mth__build1(builder, "softmax", &(mth__attrs){.dimension = 1}, logits, &probability));
-    TRY(mth__part_reduce(builder, "mean", probability, 1, false, &probability));
-    TRY(mth__build2(builder, "mul", NULL, share, probability, out));
-    return mth__part_reduce(builder, "reduce_sum", *out, 1, false, out);
+    TRY(mth__build1(builder, MTH__ROW_softmax, &(mth__attrs){.dimension = 1}, logits, &probability));
+    TRY(mth__part_reduce(builder, MTH__MEAN, probability, 1, false, &probability));
+    TRY(mth__build2(builder, MTH__ROW_mul, NULL, share, probability, out));
+    return mth__part_reduce(builder, MTH__TOTAL, *out, 1, false, out);
 }
 
 /* Of the chosen experts the probability among all: softmax(logits)[t, experts[t, k]]. */
 static mth_status probability_of(mth__builder *builder, mth__value *logits, mth__value *experts, mth__value **out) {
     const int64_t tokens = logits->shape.dim[0], count = logits->shape.dim[1], k = experts->shape.dim[1];
     mth__value *value;
-    TRY(mth__build1(builder, "softmax", &(mth__attrs){.dimension = 1}, logits, &value));
+    TRY(mth__build1(builder, MTH__ROW_softmax, &(mth__attrs){.dimension = 1}, logits, &value));
     TRY(mth__part_reshape(builder, value, (mth__shape){3, {tokens, 1, count}}, &value));
     if (k > 1)
-        TRY(mth__build1(builder, "broadcast_to", &(mth__attrs){.rank = 3, .shape = {tokens, k, count}}, value, &value));
-    return mth__build2(builder, "pick", NULL, value, experts, out);
+        TRY(mth__build1(
+            builder, MTH__ROW_broadcast_to, &(mth__attrs){.rank = 3, .shape = {tokens, k, count}}, value, &value));
+    return mth__build2(builder, MTH__ROW_pick, NULL, value, experts, out);
 }
 
 static mth_status moe_expand(mth__expansion *expansion) {
@@ -94,7 +95,7 @@ static mth_status moe_expand(mth__expansion *expansion) {
     TRY(mth__expansion_parameter(expansion, "router.weight", (mth__shape){2, {width, count}}, MTH__INIT_NORMAL,
         1 / sqrt((double)width), NULL, NULL, &router));
     TRY(mth__build_contract(builder, "td,de->te", value, router, &logits));
-    TRY(mth__build(builder, mth__op_find("moe_route"), &(mth__attrs){.k = k}, 1, &logits, routed));
+    TRY(mth__build(builder, MTH__ROW_moe_route, &(mth__attrs){.k = k}, 1, &logits, routed));
     mth__value *weights = routed[0], *experts = routed[1];
     if (!strcmp(mth__opt_string(expansion, "router_softmax"), "before"))
         TRY(probability_of(builder, logits, experts, &weights));
@@ -103,27 +104,26 @@ static mth_status moe_expand(mth__expansion *expansion) {
     if (factor->kind == MTH_ARG_FLOAT) {
         double capacity = ceil(factor->real * (double)tokens * (double)k / (double)count);
         mth__attrs attrs = {.capacity = capacity > (double)tokens ? tokens : (int64_t)capacity, .experts = count};
-        TRY(mth__build(builder, mth__op_find("moe_capacity"), &attrs, 1, &experts, capped));
+        TRY(mth__build(builder, MTH__ROW_moe_capacity, &attrs, 1, &experts, capped));
         experts = capped[0];
         expansion->out[outputs++] = capped[1];
     }
-    TRY(mth__build1(builder, "moe_rows", &(mth__attrs){.experts = count}, experts, &rows));
-    TRY(mth__build2(builder, "moe_dispatch", NULL, value, rows, &value));
+    TRY(mth__build1(builder, MTH__ROW_moe_rows, &(mth__attrs){.experts = count}, experts, &rows));
+    TRY(mth__build2(builder, MTH__ROW_moe_dispatch, NULL, value, rows, &value));
     int64_t hidden = mth__opt_int(expansion, "expert_dim", 0);
     mth__attrs act = {.activation = 0};
     while (strcmp(activations[act.activation], mth__opt_string(expansion, "activation"))) act.activation++;
     if (mth__opt_bool(expansion, "gated")) {
         TRY(expert_linear(expansion, "gate", value, rows, hidden, &gate));
-        TRY(mth__build2(builder, "moe_act", &act, gate, rows, &gate));
+        TRY(mth__build2(builder, MTH__ROW_moe_act, &act, gate, rows, &gate));
         TRY(expert_linear(expansion, "up", value, rows, hidden, &up));
-        TRY(mth__build3(builder, "moe_mul", NULL, gate, up, rows, &up));
+        TRY(mth__build3(builder, MTH__ROW_moe_mul, NULL, gate, up, rows, &up));
     } else {
         TRY(expert_linear(expansion, "up", value, rows, hidden, &up));
-        TRY(mth__build2(builder, "moe_act", &act, up, rows, &up));
+        TRY(mth__build2(builder, MTH__ROW_moe_act, &act, up, rows, &up));
     }
     TRY(expert_linear(expansion, "down", up, rows, width, &up));
-    TRY(mth__build(
-        builder, mth__op_find("moe_combine"), NULL, 4, (mth__value *[]){up, rows, weights, experts}, &value));
+    TRY(mth__build(builder, MTH__ROW_moe_combine, NULL, 4, (mth__value *[]){up, rows, weights, experts}, &value));
     TRY(mth__part_reshape(builder, value, x->shape, &expansion->out[0]));
     if (mth__opt_bool(expansion, "load_balancing_loss"))
         TRY(balance_loss(expansion, logits, routed[1], &expansion->out[outputs++]));

@@ -93,23 +93,19 @@ mth_status mth__product(int64_t a, int64_t b, const char *what, int64_t *out) {
 mth_status mth__part_reshape(mth__builder *builder, mth__value *x, mth__shape shape, mth__value **out) {
     if (mth__shape_equal(x->shape, shape)) return *out = x, NULL;
     mth__attrs attrs = mth__attrs_of_shape(shape);
-    return mth__build1(builder, "reshape", &attrs, x, out);
-}
-
-mth_status mth__part_scale(mth__builder *builder, mth__value *x, double by, mth__value **out) {
-    return mth__build1(builder, "scale", &(mth__attrs){.by = by}, x, out);
+    return mth__build1(builder, MTH__ROW_reshape, &attrs, x, out);
 }
 
 mth_status mth__part_reduce(
-    mth__builder *builder, const char *op, mth__value *x, unsigned dims, bool keep, mth__value **out) {
-    bool mean = !strcmp(op, "mean");
-    if (!dims) return mth__build1(builder, "copy", NULL, x, out);
+    mth__builder *builder, mth__reduction_kind kind, mth__value *x, unsigned dims, bool keep, mth__value **out) {
+    if (!dims) return mth__build1(builder, MTH__ROW_copy, NULL, x, out);
     double count = 1;
     for (int d = 0; d < x->shape.rank; d++)
         if (dims >> d & 1) count *= (double)x->shape.dim[d];
-    TRY(mth__build1(builder, mean ? "reduce_sum" : op, &(mth__attrs){.dimensions = dims, .keep = keep}, x, out));
+    TRY(mth__build1(builder, kind == MTH__MAXIMUM ? MTH__ROW_reduce_max : MTH__ROW_reduce_sum,
+        &(mth__attrs){.dimensions = dims, .keep = keep}, x, out));
     /* by the global count: a device or a microbatch may hold fewer */
-    return mean ? mth__part_scale(builder, *out, 1 / count, out) : NULL;
+    return kind == MTH__MEAN ? mth__build_scale(builder, *out, 1 / count, out) : NULL;
 }
 
 /* ---------------------------------------------------------------- linear */
@@ -145,5 +141,5 @@ mth_status mth__part_linear(mth__expansion *expansion, const mth__linear_part *p
     if (!part->bias) return NULL;
     TRY(mth__expansion_parameter(expansion, mth__format(arena, "%sbias", part->prefix), (mth__shape){1, {part->width}},
         MTH__INIT_ZERO, 0, NULL, (int32_t[]){part->grain_out}, &bias));
-    return mth__build2(&expansion->builder, "add", NULL, *out, bias, out);
+    return mth__build2(&expansion->builder, MTH__ROW_add, NULL, *out, bias, out);
 }

@@ -54,9 +54,9 @@ mth_status mth__check_one_spec(const mth_module *); /* weight_shard_spec or tens
 
 /* Small graphs. */
 mth_status mth__part_reshape(mth__builder *, mth__value *x, mth__shape shape, mth__value **out);
-mth_status mth__part_scale(mth__builder *, mth__value *x, double by, mth__value **out);
-mth_status mth__part_reduce(mth__builder *, const char *op, mth__value *x, unsigned dims, bool keep,
-    mth__value **out); /* reduce_sum, reduce_max, or "mean" */
+typedef enum { MTH__TOTAL, MTH__MEAN, MTH__MAXIMUM } mth__reduction_kind;
+mth_status mth__part_reduce(
+    mth__builder *, mth__reduction_kind, mth__value *x, unsigned dims, bool keep, mth__value **out);
 
 /* x[..., in] -> x weight + bias, with the parameters "<prefix>weight" (in, width) and, if wanted, "<prefix>bias"
    (width,). axis_in, axis_out: a mesh axis that splits the dimension (tensor_axis), or -1; grain_in, grain_out:

@@ -4,18 +4,18 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- of one operand */
-static mth_status elementwise(mth__expansion *expansion, const char *op) {
+static mth_status elementwise(mth__expansion *expansion, enum mth__row row) {
     TRY(mth__need_float(expansion->in[0], "input"));
-    return mth__build1(&expansion->builder, op, NULL, expansion->in[0], &expansion->out[0]);
+    return mth__build1(&expansion->builder, row, NULL, expansion->in[0], &expansion->out[0]);
 }
 
-static mth_status relu_expand(mth__expansion *expansion) { return elementwise(expansion, "relu"); }
+static mth_status relu_expand(mth__expansion *expansion) { return elementwise(expansion, MTH__ROW_relu); }
 static mth_status gelu_expand(mth__expansion *expansion) {
-    return elementwise(expansion, mth__opt_bool(expansion, "approximate") ? "gelu_tanh" : "gelu");
+    return elementwise(expansion, mth__opt_bool(expansion, "approximate") ? MTH__ROW_gelu_tanh : MTH__ROW_gelu);
 }
-static mth_status silu_expand(mth__expansion *expansion) { return elementwise(expansion, "silu"); }
-static mth_status sigmoid_expand(mth__expansion *expansion) { return elementwise(expansion, "sigmoid"); }
-static mth_status tanh_expand(mth__expansion *expansion) { return elementwise(expansion, "tanh"); }
+static mth_status silu_expand(mth__expansion *expansion) { return elementwise(expansion, MTH__ROW_silu); }
+static mth_status sigmoid_expand(mth__expansion *expansion) { return elementwise(expansion, MTH__ROW_sigmoid); }
+static mth_status tanh_expand(mth__expansion *expansion) { return elementwise(expansion, MTH__ROW_tanh); }
 
 #define ELEMENTWISE(type, function, text)                                                                              \
     const mth__module_type mth__type_##type = {                                                                        \
@@ -40,7 +40,7 @@ const mth__module_type mth__type_Gelu = {
 /* A reshape to the shape that it has: every engine takes it as a view, and it moves where its annotations say. */
 static mth_status identity_expand(mth__expansion *expansion) {
     const mth__attrs same = mth__attrs_of_shape(expansion->in[0]->shape);
-    return mth__build1(&expansion->builder, "reshape", &same, expansion->in[0], &expansion->out[0]);
+    return mth__build1(&expansion->builder, MTH__ROW_reshape, &same, expansion->in[0], &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Identity = {
@@ -58,7 +58,7 @@ static mth_status softmax_expand(mth__expansion *expansion) {
     TRY(mth__need_float(expansion->in[0], "input"));
     TRY(mth__need_axis(expansion->in[0], "input", "axis", mth__opt_int(expansion, "axis", -1), &axis));
     return mth__build1(
-        &expansion->builder, "softmax", &(mth__attrs){.dimension = axis}, expansion->in[0], &expansion->out[0]);
+        &expansion->builder, MTH__ROW_softmax, &(mth__attrs){.dimension = axis}, expansion->in[0], &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Softmax = {
@@ -93,22 +93,22 @@ static const char *terms_name(mth__expansion *expansion, int last, char sign, co
         arena, "%s %c ... %c %s", term_name(expansion->in[0]), sign, sign, term_name(expansion->in[last]));
 }
 
-static mth_status fold(mth__expansion *expansion, const char *op, char sign) {
+static mth_status fold(mth__expansion *expansion, enum mth__row row, char sign) {
     TRY(need_floats(expansion));
     mth__value *value = expansion->in[0];
     for (int i = 1; i < expansion->nin; i++) {
         const char *wire = i + 1 == expansion->nin ? NULL : terms_name(expansion, i, sign, term_name(value));
-        TRY(mth__build2(&expansion->builder, op, NULL, value, expansion->in[i], &value));
+        TRY(mth__build2(&expansion->builder, row, NULL, value, expansion->in[i], &value));
         value->wire = wire;
     }
     expansion->out[0] = value;
     return NULL;
 }
 
-static mth_status add_expand(mth__expansion *expansion) { return fold(expansion, "add", '+'); }
-static mth_status subtract_expand(mth__expansion *expansion) { return fold(expansion, "sub", '-'); }
-static mth_status multiply_expand(mth__expansion *expansion) { return fold(expansion, "mul", '*'); }
-static mth_status divide_expand(mth__expansion *expansion) { return fold(expansion, "div", '/'); }
+static mth_status add_expand(mth__expansion *expansion) { return fold(expansion, MTH__ROW_add, '+'); }
+static mth_status subtract_expand(mth__expansion *expansion) { return fold(expansion, MTH__ROW_sub, '-'); }
+static mth_status multiply_expand(mth__expansion *expansion) { return fold(expansion, MTH__ROW_mul, '*'); }
+static mth_status divide_expand(mth__expansion *expansion) { return fold(expansion, MTH__ROW_div, '/'); }
 
 static mth_status wired_several(const mth_module *module, const int *wires) {
     if (wires[0] >= 2) return NULL;
@@ -167,7 +167,7 @@ static mth_status concat_expand(mth__expansion *expansion) {
     if (expansion->nin > MTH__MAX_IN)
         return FAIL(MTH_ERROR_VALUE, F("Concat takes at most %d inputs, and has %d", MTH__MAX_IN, expansion->nin),
             F("concatenate in two steps"));
-    return mth__build(&expansion->builder, mth__op_find("concat"), &(mth__attrs){.dimension = axis}, expansion->nin,
+    return mth__build(&expansion->builder, MTH__ROW_concat, &(mth__attrs){.dimension = axis}, expansion->nin,
         expansion->in, &expansion->out[0]);
 }
 
@@ -198,7 +198,7 @@ static mth_status split_expand(mth__expansion *expansion) {
         return mth__error_tensor(status, mth__port_text("input", x));
     }
     for (int i = 0; i < parts; i++)
-        TRY(mth__build1(&expansion->builder, "slice",
+        TRY(mth__build1(&expansion->builder, MTH__ROW_slice,
             &(mth__attrs){.dimension = axis, .start = i * each, .stop = (i + 1) * each}, x, &expansion->out[i]));
     return NULL;
 }
@@ -243,8 +243,8 @@ static mth_status slice_expand(mth__expansion *expansion) {
             F("give a start below stop, both within %" PRId64 " (negative ones count from the end)", n));
         return mth__error_tensor(status, mth__port_text("input", x));
     }
-    return mth__build1(&expansion->builder, "slice", &(mth__attrs){.dimension = axis, .start = from, .stop = to}, x,
-        &expansion->out[0]);
+    return mth__build1(&expansion->builder, MTH__ROW_slice, &(mth__attrs){.dimension = axis, .start = from, .stop = to},
+        x, &expansion->out[0]);
 }
 
 const mth__module_type mth__type_Slice = {
@@ -292,7 +292,7 @@ static mth_status reshape_expand(mth__expansion *expansion) {
         return mth__error_tensor(status, mth__port_text("input", x));
     }
     mth__attrs attrs = mth__attrs_of_shape(to);
-    return mth__build1(&expansion->builder, "reshape", &attrs, x, &expansion->out[0]);
+    return mth__build1(&expansion->builder, MTH__ROW_reshape, &attrs, x, &expansion->out[0]);
 }
 
 static mth_status reshape_check(const mth_module *module) {
@@ -342,7 +342,7 @@ static mth_status transpose_expand(mth__expansion *expansion) {
                 F("give the %d dimensions in their new order", rank)),
             mth__port_text("input", x));
     }
-    return mth__build1(&expansion->builder, "transpose", &attrs, x, &expansion->out[0]);
+    return mth__build1(&expansion->builder, MTH__ROW_transpose, &attrs, x, &expansion->out[0]);
 }
 
 static mth_status transpose_check(const mth_module *module) { return check_ints(module, "axes", MTH__RANK); }
@@ -361,7 +361,7 @@ const mth__module_type mth__type_Transpose = {
 };
 
 /* ---------------------------------------------------------------- reductions */
-static mth_status reduction(mth__expansion *expansion, const char *op) {
+static mth_status reduction(mth__expansion *expansion, mth__reduction_kind kind) {
     mth__value *x = expansion->in[0];
     const mth_arg *axis = mth__module_option(expansion->module, "axis");
     TRY(mth__need_float(x, "input"));
@@ -376,12 +376,13 @@ static mth_status reduction(mth__expansion *expansion, const char *op) {
                 mth__port_text("input", x));
         dims |= 1u << d;
     }
-    return mth__part_reduce(&expansion->builder, op, x, dims, mth__opt_bool(expansion, "keepdims"), &expansion->out[0]);
+    return mth__part_reduce(
+        &expansion->builder, kind, x, dims, mth__opt_bool(expansion, "keepdims"), &expansion->out[0]);
 }
 
-static mth_status mean_expand(mth__expansion *expansion) { return reduction(expansion, "mean"); }
-static mth_status sum_expand(mth__expansion *expansion) { return reduction(expansion, "reduce_sum"); }
-static mth_status max_expand(mth__expansion *expansion) { return reduction(expansion, "reduce_max"); }
+static mth_status mean_expand(mth__expansion *expansion) { return reduction(expansion, MTH__MEAN); }
+static mth_status sum_expand(mth__expansion *expansion) { return reduction(expansion, MTH__TOTAL); }
+static mth_status max_expand(mth__expansion *expansion) { return reduction(expansion, MTH__MAXIMUM); }
 
 static mth_status reduction_check(const mth_module *module) {
     const mth_arg *axis = mth__module_option(module, "axis");

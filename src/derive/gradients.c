@@ -79,8 +79,8 @@ static mth_status join(gradient_walk *walk, contribution *term, int n, const mth
         if (term[k].from->label.microbatch > last->label.microbatch) last = term[k].from;
         if (!before && !after) continue;
         stand_at(walk, term[k].from);
-        TRY(mth__build1(&walk->builder, "pad", &(mth__attrs){.dimension = dimension, .before = before, .after = after},
-            part[k], &part[k]));
+        TRY(mth__build1(&walk->builder, MTH__ROW_pad,
+            &(mth__attrs){.dimension = dimension, .before = before, .after = after}, part[k], &part[k]));
     }
     stand_at(walk, last);
     for (int m; n > 1; n = m) { /* more parts than a node has operands: concats of concats */
@@ -89,8 +89,8 @@ static mth_status join(gradient_walk *walk, contribution *term, int n, const mth
             int count = n - k < MTH__MAX_IN ? n - k : MTH__MAX_IN;
             mth__value *joined = part[k];
             if (count > 1)
-                TRY(mth__build(&walk->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.dimension = dimension},
-                    count, part + k, &joined));
+                TRY(mth__build(
+                    &walk->builder, MTH__ROW_concat, &(mth__attrs){.dimension = dimension}, count, part + k, &joined));
             part[m++] = joined;
         }
     }
@@ -140,7 +140,7 @@ static mth_status add_term(gradient_walk *walk, const mth__value *of, mth__value
         stand_at(walk, of->node);
     else if (from)
         stand_at(walk, from);
-    TRY(mth__build(&walk->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*sum, term}, sum));
+    TRY(mth__build(&walk->builder, MTH__ROW_add, NULL, 2, (mth__value *[]){*sum, term}, sum));
     (*sum)->gradient_of = of;
     return NULL;
 }
@@ -262,8 +262,8 @@ static mth_status publish(gradient_walk *walk, mth__value *value, int nodes) {
     if (!gradient || !gradient->node || *AT_VALUE(walk->scratch, walk->listed, gradient)) {
         stand_at_value(walk, value, nodes);
         if (!gradient) TRY(sum(walk, value, &gradient)); /* read by no node: an output itself, or unused */
-        TRY(gradient ? mth__build1(&walk->builder, "copy", NULL, gradient, &gradient)
-                     : mth__build1(&walk->builder, "scale", NULL, value, &gradient));
+        TRY(gradient ? mth__build1(&walk->builder, MTH__ROW_copy, NULL, gradient, &gradient)
+                     : mth__build1(&walk->builder, MTH__ROW_scale, NULL, value, &gradient));
     }
     *AT_VALUE(walk->scratch, walk->listed, gradient) = true;
     PUSH(walk->graph->arena, walk->graph->output,

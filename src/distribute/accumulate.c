@@ -24,7 +24,7 @@ typedef struct {
 
 /* Shares no bytes with another value: what emit may make a view of its operand does. */
 static bool has_bytes(const mth__node *node) {
-    return !(node->op->flags & MTH__ALIAS) && node->op != mth__row_op(MTH__ROW_slice);
+    return !(node->op->flags & MTH__ALIAS) && node->op->row != MTH__ROW_slice;
 }
 
 static void read_at(accumulate_pass *pass, const mth__value *value, int at, mth__node *by) {
@@ -48,7 +48,7 @@ static bool of_microbatches(const mth__node *a, const mth__node *b) {
 static mth__node *addition_of(const accumulate_pass *pass, const mth__value *term, mth__value **sum) {
     const readers *of_term = &pass->of[term->id];
     mth__node *add = of_term->reader;
-    if (of_term->before >= 0 || !add || add->op != mth__row_op(MTH__ROW_add) || add->on != term->node->on) return NULL;
+    if (of_term->before >= 0 || !add || add->op->row != MTH__ROW_add || add->on != term->node->on) return NULL;
     *sum = add->in[add->in[0] == term];
     const mth__node *maker = (*sum)->node;
     const readers *of_sum = &pass->of[(*sum)->id];

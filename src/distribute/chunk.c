@@ -95,8 +95,8 @@ static mth_status cut(mth__graph *graph, const mth__node *like, mth__value *valu
 }
 
 static mth_status same_node(mth__graph *graph, const mth__node *node, mth__value *const *in, mth__value **out) {
-    return mth__node_like(graph, node, (enum mth__row)mth__op_index(node->op), &node->attrs, node->nin, in, node->need,
-        &node->out[0]->sharding, out);
+    return mth__node_like(
+        graph, node, node->op->row, &node->attrs, node->nin, in, node->need, &node->out[0]->sharding, out);
 }
 
 static mth_status apply(const chunk_pass *pass, const plan *chunked) {

@@ -12,8 +12,6 @@ typedef struct {
     mth__arena *arena;
 } communication_pass;
 
-static bool is(const mth__node *node, enum mth__row row) { return node->op == mth__row_op(row); }
-
 /* keep splits one dimension further by just the axis that was reduced: all devices but one of each part reduced in
  * vain. */
 static void scatter_instead(communication_pass *pass) {
@@ -21,16 +19,16 @@ static void scatter_instead(communication_pass *pass) {
     const int *uses = mth__graph_uses(pass->arena, graph);
     bool *kept = NEW_ARRAY(pass->arena, bool, graph->node.n + 1);
     for (size_t i = 0; i < graph->node.n; i++) {
-        mth__node *node = graph->node.at[i], *reduction = is(node, MTH__ROW_keep) ? node->in[0]->node : NULL;
+        mth__node *node = graph->node.at[i], *reduction = node->op->row == MTH__ROW_keep ? node->in[0]->node : NULL;
         kept[i] = true;
-        if (!reduction || !is(reduction, MTH__ROW_all_reduce) || uses[node->in[0]->id] != 1) continue;
+        if (!reduction || reduction->op->row != MTH__ROW_all_reduce || uses[node->in[0]->id] != 1) continue;
         mth__value *terms = reduction->in[0];
         if (node->on != reduction->on || terms->sharding.reduce != MTH__REDUCE_SUM) continue;
         mth__move moves[MTH__MOST_MOVES];
         size_t element = mth_dtype_size(terms->dtype);
         int count = mth__moves(terms->shape, element, &terms->sharding, &node->out[0]->sharding, moves);
         if (count != 1 || moves[0].row != MTH__ROW_reduce_scatter) continue;
-        node->op = mth__row_op(MTH__ROW_reduce_scatter);
+        node->op = mth__op_at(MTH__ROW_reduce_scatter);
         node->attrs = moves[0].attrs;
         node->need[0] = terms->sharding;
         node->in[0] = terms;
@@ -78,9 +76,10 @@ static bool mergeable(const mth__node *node) {
     int64_t bytes = bytes_of(node), in = parts_of(value), out = parts_of(node->out[0]);
     if (bytes <= 0 || bytes >= SMALL || !in || !out) return false;
     /* in a pipeline each has its turn */
-    if (is(node, MTH__ROW_transfer)) return node->label.region < 0 && !value->sharding.partial && in == 1 && out == 1;
-    if (is(node, MTH__ROW_all_gather)) return !value->sharding.partial;
-    return (is(node, MTH__ROW_all_reduce) || is(node, MTH__ROW_reduce_scatter)) &&
+    if (node->op->row == MTH__ROW_transfer)
+        return node->label.region < 0 && !value->sharding.partial && in == 1 && out == 1;
+    if (node->op->row == MTH__ROW_all_gather) return !value->sharding.partial;
+    return (node->op->row == MTH__ROW_all_reduce || node->op->row == MTH__ROW_reduce_scatter) &&
         value->sharding.partial == node->attrs.axes;
 }
 static bool same_rows(const mth__value *x, const mth__value *y) {
@@ -93,7 +92,7 @@ static bool same_rows(const mth__value *x, const mth__value *y) {
 static bool together(const mth__node *a, const mth__node *b) {
     const mth__value *x = a->in[0], *y = b->in[0];
     /* a would wait for what b sends */
-    if (is(b, MTH__ROW_transfer) && y->node && y->node->id > a->id) return false;
+    if (b->op->row == MTH__ROW_transfer && y->node && y->node->id > a->id) return false;
     return a->op == b->op && x->dtype == y->dtype && same_rows(x, y) && same_rows(a->out[0], b->out[0]) &&
         mth__same_unit(&a->label, &b->label);
 }
@@ -141,7 +140,7 @@ static mth_status emit_batch(mth__rewrite *rewrite, const batch *members) {
     TRY(mth__node_like(
         graph, like, MTH__ROW_concat, &(mth__attrs){.dimension = 1}, members->n, row, needs, &apart, &all));
     mth__attrs over = {.axes = like->attrs.axes};
-    TRY(mth__node_like(graph, like, (enum mth__row)mth__op_index(like->op), &over, 1, &all, &apart, &joined, &all));
+    TRY(mth__node_like(graph, like, like->op->row, &over, 1, &all, &apart, &joined, &all));
     for (int k = 0; k < members->n; k++) {
         mth__value *old = members->node[k]->out[0], *piece;
         int64_t width = row[k]->shape.dim[1];

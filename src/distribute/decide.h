@@ -70,7 +70,6 @@ mth_status mth__drop_redundant(mth__graph *);
 /* chunk.c: cuts communications of more than chunk_bytes. */
 mth_status mth__chunk_communication(mth__graph *, const mth__distribute_options *);
 
-static inline const mth__op *mth__row_op(enum mth__row row) { return mth__op_at((size_t)row); }
 static inline bool mth__is_comm(const mth__node *node) { return (node->op->flags & MTH__COMM) != 0; }
 /* Devices send something: what keeps a part of what is there is a communication that moves nothing. */
 static inline bool mth__communicates(const mth__node *node) {

@@ -72,7 +72,7 @@ static mth_status fold(
         } else
             attrs.shape[m++] = lanes * value->shape.dim[++d];
     }
-    return mth__build(builder, mth__row_op(MTH__ROW_reshape), &attrs, 1, &value, out);
+    return mth__build(builder, MTH__ROW_reshape, &attrs, 1, &value, out);
 }
 
 static mth_status join(microbatch_pass *pass, const value_part *split, mth__builder *builder, mth__value **out) {
@@ -91,7 +91,7 @@ static mth_status join(microbatch_pass *pass, const value_part *split, mth__buil
         for (int m = 0; m < n; m += MTH__MAX_IN) {
             int k = n - m < MTH__MAX_IN ? n - m : MTH__MAX_IN;
             if (k > 1)
-                TRY(mth__build(builder, mth__row_op(MTH__ROW_concat), &attrs, k, at + m, &at[made]));
+                TRY(mth__build(builder, MTH__ROW_concat, &attrs, k, at + m, &at[made]));
             else
                 at[made] = at[m];
             made++;
@@ -116,8 +116,8 @@ static mth_status whole(microbatch_pass *pass, mth__value *value, mth__value **o
             split->whole = split->at[0];
             for (int m = 1; m < pass->graph->region.at[split->region]->microbatches; m++) {
                 builder = builder_like(pass, split->at[m]->node, m); /* adds with its microbatch */
-                TRY(mth__build(&builder, mth__row_op(MTH__ROW_add), NULL, 2,
-                    (mth__value *[]){split->whole, split->at[m]}, &split->whole));
+                TRY(mth__build(
+                    &builder, MTH__ROW_add, NULL, 2, (mth__value *[]){split->whole, split->at[m]}, &split->whole));
             }
         } else
             TRY(join(pass, split, &builder, &split->whole));
@@ -148,7 +148,7 @@ static mth_status cut_of(
         mth__builder builder = builder_like(pass, node, m);
         int64_t start = start_of(region, m) * unit / lanes, size = size_of(region, m) * unit / lanes;
         mth__attrs attrs = {.dimension = dim + (lanes > 1), .start = start, .stop = start + size};
-        TRY(mth__build(&builder, mth__row_op(MTH__ROW_slice), &attrs, 1, &sliced->rows, &sliced->at[m]));
+        TRY(mth__build(&builder, MTH__ROW_slice, &attrs, 1, &sliced->rows, &sliced->at[m]));
         TRY(fold(&builder, sliced->at[m], dim, lanes, false, &sliced->at[m]));
     }
     *out = sliced->at[m];
@@ -223,7 +223,7 @@ static mth_status clone_box(microbatch_pass *pass, mth__builder *builder, const 
     node->op->box(&attrs, made->dim + (lanes > 1), start_of(region, microbatch) * made->unit / lanes,
         region->batch * made->unit / lanes);
     TRY(fold(builder, whole_batch, made->dim, lanes, true, out));
-    TRY(mth__build(builder, node->op, &attrs, 1, out, out));
+    TRY(mth__build(builder, node->op->row, &attrs, 1, out, out));
     return fold(builder, *out, made->dim, lanes, false, out);
 }
 
@@ -265,7 +265,7 @@ static mth_status clone(
         if (batch && node->op->box)
             TRY(clone_box(pass, &builder, node, made[0], m, in[0], out));
         else
-            TRY(mth__build(&builder, node->op, &attrs, node->nin, in, out));
+            TRY(mth__build(&builder, node->op->row, &attrs, node->nin, in, out));
         for (int k = 0; k < node->nout; k++) {
             mth__shape want = node->out[k]->shape;
             if (made[k]->kind == BATCH) want.dim[made[k]->dim] = made[k]->unit * size_of(region, m);

@@ -109,8 +109,7 @@ static mth_status make(
         const mth__node *view = root->node;
         other_side(view, false, to, &need);
         TRY(make(pass, like, view->in[0], &need, &from));
-        TRY(mth__node_like(
-            pass->graph, like, (enum mth__row)mth__op_index(view->op), &view->attrs, 1, &from, &need, to, out));
+        TRY(mth__node_like(pass->graph, like, view->op->row, &view->attrs, 1, &from, &need, to, out));
     }
     (*out)->origin = root->origin;
     know(pass, *out, root);
@@ -133,7 +132,7 @@ static int came_from(const mth__node *sum, const mth__node *home) {
 /* `uses`: by value id. Nobody else reads the sum or what came for it. */
 static bool goes_home(const mth__node *sum, const mth__node *home, const int *uses) {
     const mth__value *value = sum->out[0];
-    if (!mth__makes_gradients(sum->label.phase) || sum->op != mth__row_op(MTH__ROW_add) || uses[value->id] != 1 ||
+    if (!mth__makes_gradients(sum->label.phase) || sum->op->row != MTH__ROW_add || uses[value->id] != 1 ||
         home->out[0]->sharding.partial)
         return false;
     for (int j = 0; j < 2; j++) {
@@ -164,8 +163,7 @@ static mth_status add_at_home(redundant_pass *pass, mth__node *sum, mth__node *h
     int stays = came_from(sum, home);
     if (stays < 0) return pass->back[home->id] = NULL, NULL; /* what had come need not have */
     mth__value *other = sum->in[1 - stays], *moved;
-    TRY(mth__node_like(pass->graph, home, (enum mth__row)mth__op_index(home->op), &home->attrs, 1, &other,
-        &other->sharding, &to, &moved));
+    TRY(mth__node_like(pass->graph, home, home->op->row, &home->attrs, 1, &other, &other->sharding, &to, &moved));
     sum->in[stays] = sum->in[stays]->node->in[0];
     sum->in[1 - stays] = moved;
     sum->on = to.on;

@@ -92,7 +92,7 @@ static mth_status move(
     for (int k = 0; k < n; k++) {
         mth__builder builder = labels(pass, at, &moves[k], consumer);
         mth__value *next;
-        TRY(mth__build(&builder, mth__row_op(moves[k].row), &moves[k].attrs, 1, &at, &next));
+        TRY(mth__build(&builder, moves[k].row, &moves[k].attrs, 1, &at, &next));
         mth__node *node = next->node;
         node->need = NEW(pass->graph->arena, mth__sharding);
         node->need[0] = at->sharding;

@@ -6,7 +6,7 @@
 enum { TERMS = 32 };
 
 static bool plain_add(const mth__node *node) {
-    return node->op == mth__row_op(MTH__ROW_add) && mth__shape_equal(node->in[0]->shape, node->out[0]->shape) &&
+    return node->op->row == MTH__ROW_add && mth__shape_equal(node->in[0]->shape, node->out[0]->shape) &&
         mth__shape_equal(node->in[1]->shape, node->out[0]->shape);
 }
 

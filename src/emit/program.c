@@ -271,7 +271,7 @@ static const struct {
 static mth_status emit_channel(emission *pass, const mth__node *node) {
     const mth__sharding *from = &node->in[0]->sharding, *to = &node->out[0]->sharding;
     size_t k = 0;
-    while (k < sizeof kinds / sizeof *kinds && (int)kinds[k].row != node->op->row) k++;
+    while (k < sizeof kinds / sizeof *kinds && kinds[k].row != node->op->row) k++;
     if (k == sizeof kinds / sizeof *kinds) return INTERNAL("%s is no communication that a program has", node->op->name);
     mth__channel_kind kind = kinds[k].kind;
     mth__channel record = {.kind = kind,

@@ -42,7 +42,7 @@ static mth_status add_node(mth__graph *graph, enum mth__row row, const mth__attr
     mth__builder builder = {
         .graph = graph, .label = mth__label_outside("calibrate", MTH__FORWARD), .on = in[0]->sharding.on};
     mth__value *result[MTH__MAX_OUT];
-    TRY(mth__build(&builder, mth__op_at((size_t)row), attrs, nin, in, result));
+    TRY(mth__build(&builder, row, attrs, nin, in, result));
     result[0]->sharding = to;
     *out = result[0];
     return NULL;

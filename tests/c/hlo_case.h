@@ -57,7 +57,7 @@ static mth_status hlo_add(
     hlo_case *test = &module->at[module->cases++];
     mth__value *value = NEW_ARRAY(module->arena, mth__value, nin + MTH__MAX_OUT),
                **at = NEW_ARRAY(module->arena, mth__value *, nin + MTH__MAX_OUT);
-    const mth__op *op = mth__op_at((size_t)row);
+    const mth__op *op = mth__op_at(row);
     int nout = 1;
     for (const char *letter = op->results; *letter; letter++) nout += *letter == ',';
     for (int j = 0; j < nin + nout; j++) at[j] = &value[j];

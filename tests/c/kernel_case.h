@@ -124,7 +124,7 @@ static inline mth_status run_body(void *arguments) {
         out[i] = test->out[i].o;
         out[i].data = NULL;
     }
-    mth__call call = {.op = mth__op_at((size_t)test->row),
+    mth__call call = {.op = mth__op_at(test->row),
         .attrs = &test->attrs,
         .nin = test->nin,
         .nout = test->nout,
@@ -176,7 +176,7 @@ static inline double error_of(mth_dtype dtype, double got, double want) {
 }
 /* The reference's results are known: what they are added to comes on top of them. */
 static inline void check_sums(const char *file, int line, test_case *test) {
-    const mth__op *op = mth__op_at((size_t)test->row);
+    const mth__op *op = mth__op_at(test->row);
     double *sum[MOST] = {NULL};
     for (int k = 0; k < test->nout; k++) {
         memset(test->out[k].o.data, 0xff, (size_t)test->out[k].n * mth_dtype_size(test->out[k].o.dtype));
@@ -206,7 +206,7 @@ static inline void check_sums(const char *file, int line, test_case *test) {
 }
 static inline int check_at(const char *file, int line, test_case test) {
     mth__kernels_open();
-    const char *name = mth__op_at((size_t)test.row)->name;
+    const char *name = mth__op_at(test.row)->name;
     job work = {.t = &test, .backward = false};
     mth_status status = mth__guard(run_body, &work);
     if (status) {
@@ -215,7 +215,7 @@ static inline int check_at(const char *file, int line, test_case test) {
         mth_error_free(status);
         return 0;
     }
-    mth__ref_call call = {.op = mth__op_at((size_t)test.row), .attrs = &test.attrs, .nin = test.nin, .nout = test.nout};
+    mth__ref_call call = {.op = mth__op_at(test.row), .attrs = &test.attrs, .nin = test.nin, .nout = test.nout};
     for (int i = 0; i < test.nin; i++) call.in[i] = ref_value(&test.in[i]);
     for (int i = 0; i < test.nout; i++) call.out[i] = ref_value(&test.out[i]);
     status = mth__ref_rows[test.row](&call);

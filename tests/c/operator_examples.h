@@ -319,7 +319,7 @@ static inline mth_dtype dtype_of(const example *of, int j) {
     if (of->dtype && (j == 0 || of->kinds[j] == 'I')) return of->dtype;
     if (of->kinds[j] == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, floating}[draw(0, 2)];
     if (strchr("ieEw", of->kinds[j])) return MTH_INT32;
-    return mth__op_at((size_t)of->row)->sum_args >> j & 1 ? mth__dtypes[floating].sums : floating;
+    return mth__op_at(of->row)->sum_args >> j & 1 ? mth__dtypes[floating].sums : floating;
 }
 static double normal(void) {
     double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);

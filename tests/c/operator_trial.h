@@ -25,8 +25,8 @@ static bool near(double a, double b, double tolerance) {
 static void complain_texts(const char *what, const char *got, const char *wanted) {
     unit_failures++;
     if (unit_failures < 30)
-        printf("  %s %s: %s: %s, not %s\n", mth__op_at((size_t)now->row)->name, now->shapes ? now->shapes : "", what,
-            got, wanted);
+        printf(
+            "  %s %s: %s: %s, not %s\n", mth__op_at(now->row)->name, now->shapes ? now->shapes : "", what, got, wanted);
 }
 static void complain(const char *what, double got, double wanted) {
     complain_texts(what, element_text(MTH_FLOAT64, (mth__ref_element){.real = got}),
@@ -130,7 +130,7 @@ static mth_status begin(trial *t, const example *x) {
         in[nin] = mth__graph_value(t->graph, MTH__VALUE_INPUT, mth__format(arena, "in%d", nin), dtype, s);
     }
     mth__builder b = {.graph = t->graph, .label = mth__label_outside("example", MTH__FORWARD)};
-    TRY(mth__build(&b, mth__op_at((size_t)x->row), &a, nin, in, out));
+    TRY(mth__build(&b, x->row, &a, nin, in, out));
     t->node = out[0]->node;
     for (int k = 0; k < t->node->nout; k++) {
         t->out[k].kind = out_kind(k);

@@ -38,7 +38,7 @@ static mth__value *node(mth__builder *builder, const char *op, const mth__attrs 
     const mth__placement *on, const int *axis, uint8_t partial) {
     mth__value *out[MTH__MAX_OUT];
     builder->on = on;
-    CHECK_STATUS(mth__build(builder, mth__op_find(op), attrs, nin, in, out));
+    CHECK_STATUS(mth__build(builder, mth__op_find(op)->row, attrs, nin, in, out));
     out[0]->sharding = split_by(on, out[0]->shape, axis);
     out[0]->sharding.partial = partial;
     return out[0];

@@ -62,7 +62,7 @@ static mth__value *reshard(random_plan *plan, mth__value *value, mth__sharding t
     for (int k = 0; k < n; k++) {
         plan->b.on = moves[k].to.on;
         mth__value *out = NULL;
-        CHECK_STATUS(mth__build(&plan->b, mth__op_at(moves[k].row), &moves[k].attrs, 1, &value, &out));
+        CHECK_STATUS(mth__build(&plan->b, moves[k].row, &moves[k].attrs, 1, &value, &out));
         out->sharding = moves[k].to;
         value = out;
     }

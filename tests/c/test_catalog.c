@@ -19,7 +19,7 @@ TEST(lookup) {
     CHECK(mth__op_count() == MTH__ROW_COUNT && !mth__op_find("matmull") && !mth__op_find(""));
     for (size_t i = 0; i < mth__op_count(); i++) {
         const mth__op *op = mth__op_at(i);
-        CHECK(mth__op_find(op->name) == op && mth__op_index(op) == (int)i);
+        CHECK(mth__op_find(op->name) == op && op->row == i);
         CHECK(op->doc && op->results && op->args && (op->factors || op->rule) && (op->factors || op->infer));
         CHECK(op->doc[strlen(op->doc) - 1] == '.');
         /* all listed names are known, in that order, and no two of a row share a place */
@@ -71,17 +71,18 @@ IN_GRAPH(contract) {
 
 IN_GRAPH(broadcasting) {
     mth__value *a = REAL("a", 4, 1, 6), *c = REAL("c", 5, 1), *y;
-    CHECK_STATUS(mth__build2(b, "add", NULL, a, c, &y));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_add, NULL, a, c, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 5, 6)));
     mth__rule r = rule_of(y);
     CHECK(r.n == 3 && r.in[0][0] == 0 && r.in[0][1] == -1 && r.in[0][2] == 2 && r.in[1][0] == 1 && r.in[1][1] == -1 &&
         r.out[0][1] == 1);
-    CHECK_FAILS(mth__build2(b, "mul", NULL, a, REAL("e", 7, 7), &y), MTH_ERROR_VALUE, "broadcast");
-    CHECK_FAILS(mth__build2(b, "mul", NULL, a, IDS("ids", 6), &y), MTH_ERROR_TYPE, "int32");
-    CHECK_FAILS(mth__build2(b, "mul", NULL, a, input(g, "d", MTH_FLOAT64, SHAPE(6)), &y), MTH_ERROR_TYPE, "float64");
-    CHECK_FAILS(mth__build1(b, "add", NULL, a, &y), MTH_ERROR_VALUE, "operand");
+    CHECK_FAILS(mth__build2(b, MTH__ROW_mul, NULL, a, REAL("e", 7, 7), &y), MTH_ERROR_VALUE, "broadcast");
+    CHECK_FAILS(mth__build2(b, MTH__ROW_mul, NULL, a, IDS("ids", 6), &y), MTH_ERROR_TYPE, "int32");
+    CHECK_FAILS(
+        mth__build2(b, MTH__ROW_mul, NULL, a, input(g, "d", MTH_FLOAT64, SHAPE(6)), &y), MTH_ERROR_TYPE, "float64");
+    CHECK_FAILS(mth__build1(b, MTH__ROW_add, NULL, a, &y), MTH_ERROR_VALUE, "operand");
     mth__value *u;
-    CHECK_STATUS(mth__build2(b, "add", NULL, a, c, &y));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_add, NULL, a, c, &y));
     CHECK_STATUS(mth__build_unbroadcast(b, y, a->shape, &u));
     CHECK(mth__shape_equal(u->shape, a->shape) && u->node->op->row == MTH__ROW_reduce_sum);
     CHECK_STATUS(mth__build_unbroadcast(b, y, c->shape, &u));
@@ -95,7 +96,7 @@ IN_GRAPH(broadcasting) {
 static mth__rule reshape_rule(mth__graph *g, mth__builder *b, mth__shape from, mth__shape to) {
     mth__value *y = NULL;
     mth__attrs a = mth__attrs_of_shape(to);
-    CHECK_STATUS(mth__build1(b, "reshape", &a, input(g, "x", MTH_FLOAT32, from), &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_reshape, &a, input(g, "x", MTH_FLOAT32, from), &y));
     CHECK(mth__shape_equal(y->shape, to));
     return rule_of(y);
 }
@@ -125,102 +126,105 @@ IN_GRAPH(reshape) {
     r = reshape_rule(g, b, SHAPE(1), (mth__shape){0});
     CHECK(r.in[0][0] == -1);
     mth__value *x = REAL("x", 4, 6), *y;
-    CHECK_FAILS(
-        mth__build1(b, "reshape", &(mth__attrs){.rank = 1, .shape = {25}}, x, &y), MTH_ERROR_VALUE, "multiply to 24");
-    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.rank = 1, .shape = {-24}}, x, &y), MTH_ERROR_VALUE, "");
-    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.rank = 9}, x, &y), MTH_ERROR_VALUE, "dimensions");
-    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.rank = 3, .shape = {INT64_MAX, INT64_MAX, 4}}, x, &y),
+    CHECK_FAILS(mth__build1(b, MTH__ROW_reshape, &(mth__attrs){.rank = 1, .shape = {25}}, x, &y), MTH_ERROR_VALUE,
+        "multiply to 24");
+    CHECK_FAILS(mth__build1(b, MTH__ROW_reshape, &(mth__attrs){.rank = 1, .shape = {-24}}, x, &y), MTH_ERROR_VALUE, "");
+    CHECK_FAILS(mth__build1(b, MTH__ROW_reshape, &(mth__attrs){.rank = 9}, x, &y), MTH_ERROR_VALUE, "dimensions");
+    CHECK_FAILS(mth__build1(b, MTH__ROW_reshape, &(mth__attrs){.rank = 3, .shape = {INT64_MAX, INT64_MAX, 4}}, x, &y),
         MTH_ERROR_VALUE, "");
 }
 
 IN_GRAPH(layout) {
     mth__value *x = REAL("x", 4, 6, 8), *ids = IDS("ids", 4, 6), *y, *many[MTH__MAX_IN];
-    CHECK_STATUS(mth__build1(b, "transpose", &(mth__attrs){.rank = 3, .permutation = {2, 0, 1}}, x, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_transpose, &(mth__attrs){.rank = 3, .permutation = {2, 0, 1}}, x, &y));
     mth__rule r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(8, 4, 6)) && r.in[0][2] == r.out[0][0] && r.in[0][0] == r.out[0][1]);
-    CHECK_FAILS(mth__build1(b, "transpose", &(mth__attrs){.rank = 3, .permutation = {2, 0, 0}}, x, &y), MTH_ERROR_VALUE,
-        "permutation");
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.dimension = 1, .start = 2, .stop = 5}, ids, &y));
+    CHECK_FAILS(mth__build1(b, MTH__ROW_transpose, &(mth__attrs){.rank = 3, .permutation = {2, 0, 0}}, x, &y),
+        MTH_ERROR_VALUE, "permutation");
+    CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.dimension = 1, .start = 2, .stop = 5}, ids, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 3)) && y->dtype == MTH_INT32 && KIND(r, r.in[0][1]) == MTH__WHOLE &&
         KIND(r, r.out[0][1]) == MTH__WHOLE && KIND(r, r.in[0][0]) == MTH__PASS);
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.dimension = 1, .stop = 6}, ids, &y)); /* all of it */
+    CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.dimension = 1, .stop = 6}, ids, &y)); /* all of it */
     r = rule_of(y);
     CHECK(KIND(r, r.in[0][1]) == MTH__PASS);
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.dimension = 1, .start = 3, .stop = 3}, ids, &y));
-    CHECK_FAILS(
-        mth__build1(b, "slice", &(mth__attrs){.dimension = 1, .stop = 7}, ids, &y), MTH_ERROR_VALUE, "6 elements");
-    CHECK_FAILS(mth__build1(b, "slice", &(mth__attrs){.dimension = 2, .stop = 1}, ids, &y), MTH_ERROR_VALUE,
+    CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.dimension = 1, .start = 3, .stop = 3}, ids, &y));
+    CHECK_FAILS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.dimension = 1, .stop = 7}, ids, &y), MTH_ERROR_VALUE,
+        "6 elements");
+    CHECK_FAILS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.dimension = 2, .stop = 1}, ids, &y), MTH_ERROR_VALUE,
         "outside the 2 dimensions");
-    CHECK_STATUS(mth__build1(b, "pad", &(mth__attrs){.before = 2, .after = 1}, x, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_pad, &(mth__attrs){.before = 2, .after = 1}, x, &y));
     CHECK(y->shape.dim[0] == 7);
-    CHECK_FAILS(mth__build1(b, "pad", &(mth__attrs){.before = INT64_MAX, .after = 1}, x, &y), MTH_ERROR_VALUE, "");
-    CHECK_FAILS(mth__build1(b, "pad", &(mth__attrs){.before = INT64_MAX / 16, .after = 1}, x, &y), MTH_ERROR_VALUE, "");
+    CHECK_FAILS(
+        mth__build1(b, MTH__ROW_pad, &(mth__attrs){.before = INT64_MAX, .after = 1}, x, &y), MTH_ERROR_VALUE, "");
+    CHECK_FAILS(
+        mth__build1(b, MTH__ROW_pad, &(mth__attrs){.before = INT64_MAX / 16, .after = 1}, x, &y), MTH_ERROR_VALUE, "");
     for (int j = 0; j < MTH__MAX_IN; j++) many[j] = x;
-    CHECK_STATUS(mth__build(b, mth__op_find("concat"), &(mth__attrs){.dimension = 1}, MTH__MAX_IN, many, &y));
+    CHECK_STATUS(mth__build(b, MTH__ROW_concat, &(mth__attrs){.dimension = 1}, MTH__MAX_IN, many, &y));
     r = rule_of(y);
     CHECK(y->shape.dim[1] == 6 * MTH__MAX_IN && r.n == 3 && KIND(r, r.in[MTH__MAX_IN - 1][1]) == MTH__WHOLE &&
         KIND(r, r.in[5][0]) == MTH__PASS);
-    CHECK_FAILS(mth__build(b, mth__op_find("concat"), &(mth__attrs){.dimension = 1}, MTH__MAX_IN + 1, many, &y),
+    CHECK_FAILS(mth__build(b, MTH__ROW_concat, &(mth__attrs){.dimension = 1}, MTH__MAX_IN + 1, many, &y),
         MTH_ERROR_VALUE, "at most 64");
-    CHECK_FAILS(mth__build2(b, "concat", &(mth__attrs){.dimension = 0}, x, ids, &y), MTH_ERROR_TYPE, "two dtypes");
-    CHECK_FAILS(mth__build2(b, "concat", &(mth__attrs){.dimension = 0}, x, REAL("z", 4, 6, 9), &y), MTH_ERROR_VALUE,
-        "dimension 2 of operand 1 is 9");
-    CHECK_STATUS(mth__build1(b, "broadcast_to", &(mth__attrs){.rank = 4, .shape = {3, 4, 6, 8}}, x, &y));
-    CHECK_FAILS(mth__build1(b, "broadcast_to", &(mth__attrs){.rank = 3, .shape = {4, 5, 8}}, x, &y), MTH_ERROR_VALUE,
-        "broadcast to 5");
-    CHECK_STATUS(mth__build1(b, "reduce_sum", &(mth__attrs){.dimensions = 5}, x, &y));
+    CHECK_FAILS(
+        mth__build2(b, MTH__ROW_concat, &(mth__attrs){.dimension = 0}, x, ids, &y), MTH_ERROR_TYPE, "two dtypes");
+    CHECK_FAILS(mth__build2(b, MTH__ROW_concat, &(mth__attrs){.dimension = 0}, x, REAL("z", 4, 6, 9), &y),
+        MTH_ERROR_VALUE, "dimension 2 of operand 1 is 9");
+    CHECK_STATUS(mth__build1(b, MTH__ROW_broadcast_to, &(mth__attrs){.rank = 4, .shape = {3, 4, 6, 8}}, x, &y));
+    CHECK_FAILS(mth__build1(b, MTH__ROW_broadcast_to, &(mth__attrs){.rank = 3, .shape = {4, 5, 8}}, x, &y),
+        MTH_ERROR_VALUE, "broadcast to 5");
+    CHECK_STATUS(mth__build1(b, MTH__ROW_reduce_sum, &(mth__attrs){.dimensions = 5}, x, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(6)) && KIND(r, r.in[0][0]) == MTH__SUM && r.out[0][0] == r.in[0][1]);
-    CHECK_STATUS(mth__build1(b, "reduce_max", &(mth__attrs){.dimensions = 2, .keep = 1}, x, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_reduce_max, &(mth__attrs){.dimensions = 2, .keep = 1}, x, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 1, 8)) && KIND(r, r.in[0][1]) == MTH__MAX && r.out[0][1] == -1);
-    CHECK_FAILS(
-        mth__build1(b, "reduce_max", &(mth__attrs){.dimensions = 8, .keep = 1}, x, &y), MTH_ERROR_VALUE, "dimension 3");
-    CHECK_FAILS(mth__build1(b, "reduce_max", &(mth__attrs){.dimensions = 1, .keep = 1}, REAL("empty", 0, 2), &y),
+    CHECK_FAILS(mth__build1(b, MTH__ROW_reduce_max, &(mth__attrs){.dimensions = 8, .keep = 1}, x, &y), MTH_ERROR_VALUE,
+        "dimension 3");
+    CHECK_FAILS(mth__build1(b, MTH__ROW_reduce_max, &(mth__attrs){.dimensions = 1, .keep = 1}, REAL("empty", 0, 2), &y),
         MTH_ERROR_VALUE, "no element");
 }
 
 IN_GRAPH(index_and_norms) {
     mth__value *table = REAL("table", 10, 4), *ids = IDS("ids", 2, 3), *wide = input(g, "wide", MTH_INT64, SHAPE(2, 3)),
                *x = REAL("x", 2, 3, 4), *w = REAL("w", 4), *y, *many[3];
-    CHECK_STATUS(mth__build2(b, "gather", NULL, table, wide, &y));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_gather, NULL, table, wide, &y));
     mth__rule r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(2, 3, 4)) && KIND(r, r.in[0][0]) == MTH__SUM && r.in[1][1] == r.out[0][1] &&
         r.in[0][1] == r.out[0][2]);
-    CHECK_FAILS(mth__build2(b, "gather", NULL, table, x, &y), MTH_ERROR_TYPE, "int32 or int64");
-    CHECK_FAILS(mth__build2(b, "gather", NULL, x, ids, &y), MTH_ERROR_VALUE, "3 dimensions");
-    CHECK_STATUS(mth__build2(b, "gather_grad", &(mth__attrs){.rows = 10}, ids, x, &y));
+    CHECK_FAILS(mth__build2(b, MTH__ROW_gather, NULL, table, x, &y), MTH_ERROR_TYPE, "int32 or int64");
+    CHECK_FAILS(mth__build2(b, MTH__ROW_gather, NULL, x, ids, &y), MTH_ERROR_VALUE, "3 dimensions");
+    CHECK_STATUS(mth__build2(b, MTH__ROW_gather_grad, &(mth__attrs){.rows = 10}, ids, x, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, table->shape) && y->dtype == MTH_FLOAT32 && KIND(r, r.in[0][0]) == MTH__SUM &&
         KIND(r, r.in[0][1]) == MTH__SUM && KIND(r, r.out[0][0]) == MTH__PASS);
-    CHECK_STATUS(mth__build2(b, "pick", NULL, x, ids, &y));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_pick, NULL, x, ids, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(2, 3)));
-    CHECK_FAILS(mth__build2(b, "pick", NULL, x, IDS("short", 3), &y), MTH_ERROR_VALUE, "1 dimensions");
-    CHECK_FAILS(mth__build2(b, "pick", NULL, x, IDS("other", 2, 4), &y), MTH_ERROR_VALUE,
+    CHECK_FAILS(mth__build2(b, MTH__ROW_pick, NULL, x, IDS("short", 3), &y), MTH_ERROR_VALUE, "1 dimensions");
+    CHECK_FAILS(mth__build2(b, MTH__ROW_pick, NULL, x, IDS("other", 2, 4), &y), MTH_ERROR_VALUE,
         "dimension 1 of x is 3, dimension 1 of ids is 4");
-    CHECK_STATUS(mth__build2(b, "pick_grad", &(mth__attrs){.size = 4}, ids, REAL("dy", 2, 3), &y));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_pick_grad, &(mth__attrs){.size = 4}, ids, REAL("dy", 2, 3), &y));
     CHECK(mth__shape_equal(y->shape, x->shape));
-    CHECK_STATUS(mth__build(b, mth__op_find("sinusoid"), &(mth__attrs){.length = 7, .width = 4}, 0, NULL, &y));
+    CHECK_STATUS(mth__build(b, MTH__ROW_sinusoid, &(mth__attrs){.length = 7, .width = 4}, 0, NULL, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(7, 4)));
-    CHECK_STATUS(mth__build1(b, "rope", &(mth__attrs){.dimension = 1, .base = 1e4}, x, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_rope, &(mth__attrs){.dimension = 1, .base = 1e4}, x, &y));
     r = rule_of(y);
     CHECK(KIND(r, r.in[0][2]) == MTH__WHOLE && KIND(r, r.in[0][1]) == MTH__PASS);
-    CHECK_FAILS(
-        mth__build1(b, "rope", &(mth__attrs){.dimension = 2, .base = 1e4}, x, &y), MTH_ERROR_VALUE, "before the last");
-    CHECK_FAILS(mth__build1(b, "rope", &(mth__attrs){.dimension = 0, .base = 1e4}, REAL("odd", 2, 3), &y),
+    CHECK_FAILS(mth__build1(b, MTH__ROW_rope, &(mth__attrs){.dimension = 2, .base = 1e4}, x, &y), MTH_ERROR_VALUE,
+        "before the last");
+    CHECK_FAILS(mth__build1(b, MTH__ROW_rope, &(mth__attrs){.dimension = 0, .base = 1e4}, REAL("odd", 2, 3), &y),
         MTH_ERROR_VALUE, "even head width");
-    CHECK_STATUS(mth__build3(b, "layer_norm", &(mth__attrs){.epsilon = 1e-5}, x, w, w, many));
+    CHECK_STATUS(mth__build3(b, MTH__ROW_layer_norm, &(mth__attrs){.epsilon = 1e-5}, x, w, w, many));
     CHECK(many[0] && mth__shape_equal(many[0]->shape, x->shape) && mth__shape_equal(many[1]->shape, SHAPE(2, 3)) &&
         mth__shape_equal(many[2]->shape, SHAPE(2, 3)) && many[2]->index == 2);
     mth__value *grads[3], *five[] = {x, w, many[1], many[2], x};
-    CHECK_STATUS(mth__build(b, mth__op_find("layer_norm_grad"), NULL, 5, five, grads));
+    CHECK_STATUS(mth__build(b, MTH__ROW_layer_norm_grad, NULL, 5, five, grads));
     r = rule_of(grads[0]);
     CHECK(KIND(r, r.in[0][0]) == MTH__SUM && r.out[0][0] == r.in[0][0] && KIND(r, r.in[0][2]) == MTH__WHOLE &&
         mth__shape_equal(grads[1]->shape, w->shape));
-    CHECK_FAILS(mth__build3(b, "layer_norm", &(mth__attrs){.epsilon = 1e-5}, x, REAL("w5", 5), w, many),
+    CHECK_FAILS(mth__build3(b, MTH__ROW_layer_norm, &(mth__attrs){.epsilon = 1e-5}, x, REAL("w5", 5), w, many),
         MTH_ERROR_VALUE, "weight");
-    CHECK_FAILS(mth__build2(b, "layer_norm", NULL, x, w, many), MTH_ERROR_VALUE, "x, weight, bias");
+    CHECK_FAILS(mth__build2(b, MTH__ROW_layer_norm, NULL, x, w, many), MTH_ERROR_VALUE, "x, weight, bias");
 }
 
 IN_GRAPH(attention) {
@@ -228,61 +232,62 @@ IN_GRAPH(attention) {
         input(g, "mask", MTH_BOOL, SHAPE(2, 6))},
                *out[3];
     mth__attrs a = {.causal = 1, .scale = 0.5};
-    CHECK_STATUS(mth__build(b, mth__op_find("attention"), &a, 4, in, out));
+    CHECK_STATUS(mth__build(b, MTH__ROW_attention, &a, 4, in, out));
     CHECK(mth__shape_equal(out[0]->shape, SHAPE(2, 5, 3, 2, 4)) && mth__shape_equal(out[1]->shape, SHAPE(2, 5, 3, 2)) &&
         mth__shape_equal(out[2]->shape, out[1]->shape));
     mth__rule r = rule_of(out[0]);
     CHECK(KIND(r, r.in[1][1]) == MTH__WHOLE && KIND(r, r.in[0][1]) == MTH__PASS && r.in[0][2] == r.in[1][2] &&
         KIND(r, r.in[0][4]) == MTH__WHOLE && r.in[3][1] == r.in[1][1]);
-    CHECK_STATUS(mth__build(b, mth__op_find("attention"), &a, 3, in, out));
+    CHECK_STATUS(mth__build(b, MTH__ROW_attention, &a, 3, in, out));
     mth__value *eight[] = {in[0], in[1], in[2], out[0], out[1], out[2], out[0], in[3]}, *grads[3];
-    CHECK_STATUS(mth__build(b, mth__op_find("attention_grad"), &a, 8, eight, grads));
+    CHECK_STATUS(mth__build(b, MTH__ROW_attention_grad, &a, 8, eight, grads));
     for (int j = 0; j < 3; j++) CHECK(mth__shape_equal(grads[j]->shape, in[j]->shape));
     r = rule_of(grads[0]);
     CHECK(KIND(r, r.in[0][1]) == MTH__SUM && KIND(r, r.in[0][3]) == MTH__SUM && r.out[0][1] == r.in[0][1]);
     in[3] = REAL("mask2", 2, 7);
-    CHECK_FAILS(mth__build(b, mth__op_find("attention"), &a, 4, in, out), MTH_ERROR_VALUE, "mask");
+    CHECK_FAILS(mth__build(b, MTH__ROW_attention, &a, 4, in, out), MTH_ERROR_VALUE, "mask");
     in[1] = REAL("k2", 2, 6, 4, 8);
-    CHECK_FAILS(mth__build(b, mth__op_find("attention"), &a, 3, in, out), MTH_ERROR_VALUE,
+    CHECK_FAILS(mth__build(b, MTH__ROW_attention, &a, 3, in, out), MTH_ERROR_VALUE,
         "dimension 2 of q is 3, dimension 2 of k is 4");
 }
 
 IN_GRAPH(moe) {
     mth__value *logits = REAL("logits", 6, 4), *route[2], *kept[2], *rows, *y, *x = REAL("x", 6, 5),
                *w = REAL("w", 4, 5, 7), *wt = REAL("wt", 4, 7, 5);
-    CHECK_STATUS(mth__build1(b, "moe_route", &(mth__attrs){.k = 2}, logits, route));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_moe_route, &(mth__attrs){.k = 2}, logits, route));
     CHECK(mth__shape_equal(route[0]->shape, SHAPE(6, 2)) && route[0]->dtype == MTH_FLOAT32 &&
         route[1]->dtype == MTH_INT32);
-    CHECK_FAILS(mth__build1(b, "moe_route", &(mth__attrs){.k = 5}, logits, route), MTH_ERROR_VALUE, "at most 4");
-    CHECK_STATUS(mth__build1(b, "moe_capacity", &(mth__attrs){.capacity = 3, .experts = 4}, route[1], kept));
+    CHECK_FAILS(mth__build1(b, MTH__ROW_moe_route, &(mth__attrs){.k = 5}, logits, route), MTH_ERROR_VALUE, "at most 4");
+    CHECK_STATUS(mth__build1(b, MTH__ROW_moe_capacity, &(mth__attrs){.capacity = 3, .experts = 4}, route[1], kept));
     CHECK(mth__shape_equal(kept[1]->shape, SHAPE(1)) && kept[0]->dtype == MTH_INT32);
-    CHECK_STATUS(mth__build1(b, "moe_rows", &(mth__attrs){.experts = 4}, kept[0], &rows));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_moe_rows, &(mth__attrs){.experts = 4}, kept[0], &rows));
     mth__rule r = rule_of(rows);
     CHECK(mth__shape_equal(rows->shape, SHAPE(4, 6)) && rows->dtype == MTH_INT32 && r.out[0][1] == r.in[0][0] &&
         KIND(r, r.out[0][0]) == MTH__PASS);
-    CHECK_STATUS(mth__build2(b, "moe_dispatch", NULL, x, rows, &y));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_moe_dispatch, NULL, x, rows, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 6, 5)));
-    CHECK_STATUS(mth__build3(b, "moe_matmul", NULL, y, w, rows, &y));
+    CHECK_STATUS(mth__build3(b, MTH__ROW_moe_matmul, NULL, y, w, rows, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 6, 7)) && KIND(r, r.in[0][2]) == MTH__SUM && r.in[1][2] == r.out[0][2]);
-    CHECK_STATUS(mth__build3(b, "moe_matmul", &(mth__attrs){.transposed = 1}, y, w, rows, &y));
+    CHECK_STATUS(mth__build3(b, MTH__ROW_moe_matmul, &(mth__attrs){.transposed = 1}, y, w, rows, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 6, 5)));
-    CHECK_FAILS(mth__build3(b, "moe_matmul", NULL, y, wt, rows, &y), MTH_ERROR_VALUE, "dimension 1 of weight is 7");
+    CHECK_FAILS(
+        mth__build3(b, MTH__ROW_moe_matmul, NULL, y, wt, rows, &y), MTH_ERROR_VALUE, "dimension 1 of weight is 7");
     mth__value *four[] = {y, rows, route[0], route[1]};
-    CHECK_STATUS(mth__build(b, mth__op_find("moe_combine"), NULL, 4, four, &y));
+    CHECK_STATUS(mth__build(b, MTH__ROW_moe_combine, NULL, 4, four, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, x->shape) && KIND(r, r.in[0][0]) == MTH__SUM);
-    CHECK_FAILS(mth__build3(b, "moe_combine", NULL, four[0], rows, route[0], &y), MTH_ERROR_VALUE, "experts");
-    CHECK_STATUS(mth__build1(b, "moe_count", &(mth__attrs){.experts = 4}, route[1], &y));
+    CHECK_FAILS(mth__build3(b, MTH__ROW_moe_combine, NULL, four[0], rows, route[0], &y), MTH_ERROR_VALUE, "experts");
+    CHECK_STATUS(mth__build1(b, MTH__ROW_moe_count, &(mth__attrs){.experts = 4}, route[1], &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(4)) && y->dtype == MTH_FLOAT32);
 }
 
 IN_GRAPH(sizes) {
     mth__value *big = REAL("big", (int64_t)1 << 40, 1), *wide = REAL("wide", 1, (int64_t)1 << 40), *y;
-    CHECK_FAILS(mth__build2(b, "add", NULL, big, wide, &y), MTH_ERROR_VALUE, "block_0");
+    CHECK_FAILS(mth__build2(b, MTH__ROW_add, NULL, big, wide, &y), MTH_ERROR_VALUE, "block_0");
     CHECK_FAILS(mth__build_contract(b, "ab,bc->ac", big, wide, &y), MTH_ERROR_VALUE, "");
     /* empty tensors are legal inside */
-    CHECK_STATUS(mth__build2(b, "add", NULL, REAL("none", 0, 3), REAL("row", 3), &y));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_add, NULL, REAL("none", 0, 3), REAL("row", 3), &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(0, 3)));
 }
 RUN()

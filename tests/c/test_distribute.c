@@ -94,7 +94,7 @@ static mth__value *attention(world *w, const char *name, mth__value *x, int64_t 
         mth__value *y = two(w, "add", contract(w, "bsi,io->bso", x, weight), parameter(w, text, SHAPE(heads * width)));
         part[k] = with(w, "reshape", (mth__attrs){.rank = k ? 4 : 5, .shape = {b, s, heads, k ? width : 1, width}}, y);
     }
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("attention"), &(mth__attrs){.causal = 1, .scale = 1}, 3, part, o));
+    CHECK_STATUS(mth__build(&w->b, MTH__ROW_attention, &(mth__attrs){.causal = 1, .scale = 1}, 3, part, o));
     mth__value *y = with(w, "reshape", (mth__attrs){.rank = 3, .shape = {b, s, heads * width}}, o[0]);
     snprintf(text, sizeof text, "%s.o", name);
     mth__value *weight = pin(w, parameter(w, text, SHAPE(heads * width, d)), (int)width, (int[]){axis, -1});
@@ -108,7 +108,7 @@ static mth__value *norm(world *w, const char *name, mth__value *x) {
     snprintf(text, sizeof text, "%s.weight", name);
     mth__value *weight = parameter(w, text, SHAPE(d));
     snprintf(text, sizeof text, "%s.bias", name);
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.epsilon = 1e-5}, 3,
+    CHECK_STATUS(mth__build(&w->b, MTH__ROW_layer_norm, &(mth__attrs){.epsilon = 1e-5}, 3,
         (mth__value *[]){x, weight, parameter(w, text, SHAPE(d))}, out));
     return out[0];
 }
@@ -190,22 +190,21 @@ static mth__value *moe(world *w, mth__value *x, int64_t e, int64_t h, bool capac
     int64_t d = x->shape.dim[1];
     mth__value *route[2], *rows, *y, *kept[2];
     mth__value *logits = contract(w, "td,de->te", x, parameter(w, "router", SHAPE(d, e)));
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("moe_route"), &(mth__attrs){.k = 2}, 1, &logits, route));
+    CHECK_STATUS(mth__build(&w->b, MTH__ROW_moe_route, &(mth__attrs){.k = 2}, 1, &logits, route));
     mth__value *experts = route[1];
     if (capacity) {
-        CHECK_STATUS(mth__build(
-            &w->b, mth__op_find("moe_capacity"), &(mth__attrs){.capacity = 8, .experts = e}, 1, &experts, kept));
+        CHECK_STATUS(
+            mth__build(&w->b, MTH__ROW_moe_capacity, &(mth__attrs){.capacity = 8, .experts = e}, 1, &experts, kept));
         experts = kept[0];
     }
-    CHECK_STATUS(mth__build1(&w->b, "moe_rows", &(mth__attrs){.experts = e}, experts, &rows));
-    CHECK_STATUS(mth__build2(&w->b, "moe_dispatch", NULL, x, rows, &y));
-    CHECK_STATUS(
-        mth__build3(&w->b, "moe_matmul", NULL, y, PIN(w, parameter(w, "up", SHAPE(e, d, h)), 0, -1, -1), rows, &y));
-    CHECK_STATUS(mth__build2(&w->b, "moe_act", NULL, y, rows, &y));
-    CHECK_STATUS(
-        mth__build3(&w->b, "moe_matmul", NULL, y, PIN(w, parameter(w, "down", SHAPE(e, h, d)), 0, -1, -1), rows, &y));
-    CHECK_STATUS(
-        mth__build(&w->b, mth__op_find("moe_combine"), NULL, 4, (mth__value *[]){y, rows, route[0], experts}, &y));
+    CHECK_STATUS(mth__build1(&w->b, MTH__ROW_moe_rows, &(mth__attrs){.experts = e}, experts, &rows));
+    CHECK_STATUS(mth__build2(&w->b, MTH__ROW_moe_dispatch, NULL, x, rows, &y));
+    CHECK_STATUS(mth__build3(
+        &w->b, MTH__ROW_moe_matmul, NULL, y, PIN(w, parameter(w, "up", SHAPE(e, d, h)), 0, -1, -1), rows, &y));
+    CHECK_STATUS(mth__build2(&w->b, MTH__ROW_moe_act, NULL, y, rows, &y));
+    CHECK_STATUS(mth__build3(
+        &w->b, MTH__ROW_moe_matmul, NULL, y, PIN(w, parameter(w, "down", SHAPE(e, h, d)), 0, -1, -1), rows, &y));
+    CHECK_STATUS(mth__build(&w->b, MTH__ROW_moe_combine, NULL, 4, (mth__value *[]){y, rows, route[0], experts}, &y));
     return y;
 }
 WORLD_TEST(experts_with_replicated_tokens, 4) {

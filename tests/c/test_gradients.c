@@ -14,7 +14,7 @@ static const mth__output *gradient(const mth__graph *g, const char *of) {
         if (g->output.at[i].is_gradient && !strcmp(g->output.at[i].of, of)) return &g->output.at[i];
     return NULL;
 }
-static int count(const mth__graph *g, int row) {
+static int count(const mth__graph *g, enum mth__row row) {
     int n = 0;
     for (size_t i = 0; i < g->node.n; i++) n += g->node.at[i]->op->row == row;
     return n;
@@ -29,7 +29,7 @@ IN_GRAPH(two_layers) {
     b->label.module = "linear_0";
     CHECK_STATUS(mth__build_contract(b, "bi,io->bo", x, w1, &h));
     b->label.module = "relu_0";
-    CHECK_STATUS(mth__build1(b, "relu", NULL, h, &r));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_relu, NULL, h, &r));
     b->label.module = "linear_1";
     CHECK_STATUS(mth__build_contract(b, "bi,io->bo", r, w2, &y));
     output(g, "output", y);
@@ -58,11 +58,11 @@ IN_GRAPH(microbatches_sum_in_order) {
         mth__value *part;
         b->label.microbatch = m;
         b->label.stage = 0;
-        CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = m, .stop = m + 1}, x, &part));
+        CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.start = m, .stop = m + 1}, x, &part));
         CHECK_STATUS(mth__build_contract(b, "bi,io->bo", part, w, &y[m]));
     }
     b->label.microbatch = -1;
-    CHECK_STATUS(mth__build(b, mth__op_find("concat"), NULL, 4, y, &all));
+    CHECK_STATUS(mth__build(b, MTH__ROW_concat, NULL, 4, y, &all));
     output(g, "y", all);
     const char *wanted[] = {"x"};
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){wanted, 1, yes}));
@@ -82,13 +82,13 @@ IN_GRAPH(microbatches_sum_in_order) {
 
 IN_GRAPH(slices_with_gaps_and_overlaps) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", 10, 2), *z = value(g, MTH__VALUE_INPUT, "z", 10, 2), *p, *q, *y;
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = 1, .stop = 4}, x, &p));
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = 6, .stop = 9}, x, &q));
-    CHECK_STATUS(mth__build2(b, "add", NULL, p, q, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.start = 1, .stop = 4}, x, &p));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.start = 6, .stop = 9}, x, &q));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_add, NULL, p, q, &y));
     output(g, "y", y);
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = 1, .stop = 4}, z, &p));
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = 3, .stop = 6}, z, &q));
-    CHECK_STATUS(mth__build2(b, "mul", NULL, p, q, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.start = 1, .stop = 4}, z, &p));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.start = 3, .stop = 6}, z, &q));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_mul, NULL, p, q, &y));
     output(g, "y2", y);
     const char *wanted[] = {"x", "z"};
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){wanted, 2, yes}));
@@ -103,11 +103,11 @@ IN_GRAPH(many_pieces_nest) {
     enum { N = 150 };
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", N, 1), *part, *sum = NULL;
     for (int m = 0; m < N; m++) {
-        CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = m, .stop = m + 1}, x, &part));
+        CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.start = m, .stop = m + 1}, x, &part));
         if (!sum)
             sum = part;
         else
-            CHECK_STATUS(mth__build2(b, "add", NULL, sum, part, &sum));
+            CHECK_STATUS(mth__build2(b, MTH__ROW_add, NULL, sum, part, &sum));
     }
     output(g, "y", sum);
     const char *wanted[] = {"x"};
@@ -119,8 +119,8 @@ IN_GRAPH(many_pieces_nest) {
 
 IN_GRAPH(seeds) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", 2, 2), *z = value(g, MTH__VALUE_INPUT, "z", 2, 2), *y, *r;
-    CHECK_STATUS(mth__build2(b, "add", NULL, x, z, &y));
-    CHECK_STATUS(mth__build1(b, "relu", NULL, y, &r));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_add, NULL, x, z, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_relu, NULL, y, &r));
     output(g, "y", y);
     output(g, "again", y);
     output(g, "r", r);
@@ -135,7 +135,7 @@ IN_GRAPH(seeds) {
 }
 IN_GRAPH(nothing_seeded_is_zero) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", 2, 2), *y;
-    CHECK_STATUS(mth__build1(b, "exp", NULL, x, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_exp, NULL, x, &y));
     output(g, "y", y);
     const char *wanted[] = {"x"};
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){wanted, 1, no}));
@@ -152,8 +152,8 @@ IN_GRAPH(input_that_is_an_output) {
 }
 IN_GRAPH(stop_ends_it) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", 2, 2), *s, *y;
-    CHECK_STATUS(mth__build1(b, "stop", NULL, x, &s));
-    CHECK_STATUS(mth__build2(b, "mul", NULL, x, s, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_stop, NULL, x, &s));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_mul, NULL, x, s, &y));
     output(g, "y", y);
     const char *wanted[] = {"x"};
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){wanted, 1, yes}));
@@ -168,10 +168,10 @@ IN_GRAPH(tags) {
     b->label.region = 0;
     b->label.stage = 1;
     b->label.microbatch = 5;
-    CHECK_STATUS(mth__build1(b, "exp", NULL, x, &y));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_exp, NULL, x, &y));
     b->on = mth__place_device(g->mesh, 3);
     b->label.stage = 2;
-    CHECK_STATUS(mth__build2(b, "mul", NULL, y, y, &z));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_mul, NULL, y, y, &z));
     output(g, "z", z);
     const char *wanted[] = {"x"};
     size_t forward = g->node.n;
@@ -188,7 +188,7 @@ IN_GRAPH(tags) {
 IN_GRAPH(errors) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "hidden", 2, 2), *y;
     mth__graph_value(g, MTH__VALUE_INPUT, "ids", MTH_INT32, (mth__shape){1, {3}});
-    CHECK_STATUS(mth__build2(b, "relu_grad", NULL, x, x, &y));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_relu_grad, NULL, x, x, &y));
     output(g, "y", y);
     const char *misspelt[] = {"hiden"}, *integer[] = {"ids"}, *second[] = {"hidden"};
     CHECK_FAILS(mth__gradients(g, &(mth__gradient_options){misspelt, 1, yes}), MTH_ERROR_KEY, "hidden");
@@ -204,16 +204,16 @@ IN_GRAPH(linear_in_nodes) {
     clock_gettime(CLOCK_MONOTONIC, &t0);
     for (int m = 0; m < MICROBATCHES; m++) {
         b->label.microbatch = m;
-        CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = m, .stop = m + 1}, x, &y[m]));
+        CHECK_STATUS(mth__build1(b, MTH__ROW_slice, &(mth__attrs){.start = m, .stop = m + 1}, x, &y[m]));
         for (int l = 0; l < LAYERS; l++) {
             mth__value *h;
             CHECK_STATUS(mth__build_contract(b, "bi,io->bo", y[m], w[l], &h));
-            CHECK_STATUS(mth__build1(b, "relu", NULL, h, &h));
-            CHECK_STATUS(mth__build2(b, "add", NULL, y[m], h, &y[m]));
+            CHECK_STATUS(mth__build1(b, MTH__ROW_relu, NULL, h, &h));
+            CHECK_STATUS(mth__build2(b, MTH__ROW_add, NULL, y[m], h, &y[m]));
         }
     }
     b->label.microbatch = -1;
-    CHECK_STATUS(mth__build(b, mth__op_find("concat"), NULL, MICROBATCHES, y, &all));
+    CHECK_STATUS(mth__build(b, MTH__ROW_concat, NULL, MICROBATCHES, y, &all));
     output(g, "y", all);
     size_t forward = g->node.n;
     clock_gettime(CLOCK_MONOTONIC, &t1);

@@ -42,7 +42,7 @@ static mth_status add_example(hlo_module *m, const example *x) {
     hlo_in in[MTH__MAX_IN];
     const int64_t *wide[MTH__MAX_IN];
     mth__value value[MTH__MAX_IN + MTH__MAX_OUT] = {0}, *at[MTH__MAX_IN + MTH__MAX_OUT];
-    mth__node node = {.op = mth__op_at((size_t)x->row), .attrs = a, .in = at, .nout = 1};
+    mth__node node = {.op = mth__op_at(x->row), .attrs = a, .in = at, .nout = 1};
     for (const char *s = node.op->results; *s; s++) node.nout += *s == ',';
     for (const char *c = x->shapes; c; node.nin++) {
         mth__shape s = {0};

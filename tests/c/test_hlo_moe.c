@@ -52,7 +52,7 @@ static mth_status add_example(hlo_module *m, const example *x, const char *cut, 
     size['k'] = draw(1, size['e'] < 3 ? size['e'] : 3);
     mth__attrs a = {0};
     if (x->attrs) x->attrs(size, &a);
-    const mth__op *op = mth__op_at((size_t)x->row);
+    const mth__op *op = mth__op_at(x->row);
     hlo_in in[MTH__MAX_IN];
     mth__sharding *s = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT),
                   blocks = split_by(m, "et", cut, cyclic);
@@ -89,7 +89,7 @@ static mth_status add_example(hlo_module *m, const example *x, const char *cut, 
 }
 /* Which letters the axes cut: of those that the row may split. */
 static void draw_cut(const hlo_module *m, const example *x, char *cut) {
-    const mth__op *op = mth__op_at((size_t)x->row);
+    const mth__op *op = mth__op_at(x->row);
     for (int a = 0; a < m->mesh->naxes; a++) {
         const char letter = "etdioh-"[draw(0, 6)];
         cut[a] = letter == '-' || (op->whole && strchr(op->whole, letter)) || !strchr(x->shapes, letter) ? '-' : letter;

@@ -44,8 +44,8 @@ static mth__value *add_input(
 static mth_status add_node(sheet *s, int row, const mth__attrs *attrs, int nin, mth__value *const *in,
     const mth__sharding *sharding, mth__value **out) {
     s->b.on = sharding->on;
-    s->b.label.module = mth__op_at((size_t)row)->name;
-    TRY(mth__build(&s->b, mth__op_at((size_t)row), attrs, nin, in, out));
+    s->b.label.module = mth__op_at(row)->name;
+    TRY(mth__build(&s->b, row, attrs, nin, in, out));
     mth__node *n = out[0]->node;
     n->need = NEW_ARRAY(s->arena, mth__sharding, nin);
     for (int j = 0; j < nin; j++) n->need[j] = n->in[j]->sharding;
@@ -131,7 +131,7 @@ static mth_status draw_example(mth__arena *arena, const example *x, drawn *d) {
     size['t'] = draw(1, 7);
     size['e'] = draw(2, 5);
     size['k'] = draw(1, 2);
-    *d = (drawn){.x = x, .node = {.op = mth__op_at((size_t)x->row), .attrs = {.spec = x->spec}, .nout = 1}};
+    *d = (drawn){.x = x, .node = {.op = mth__op_at(x->row), .attrs = {.spec = x->spec}, .nout = 1}};
     if (x->attrs) x->attrs(size, &d->node.attrs);
     choose(arena, x);
     for (const char *c = d->node.op->results; *c; c++) d->node.nout += *c == ',';
@@ -426,7 +426,7 @@ static mth_status specials_body(void *unused) {
         drawn d;
         if (examples[x].row == MTH__ROW_attention || examples[x].row == MTH__ROW_attention_grad) continue;
         srand((unsigned)x);
-        specials = strstr(mth__op_at((size_t)examples[x].row)->name, "_grad") ? FINITE_OR_NAN : SPECIALS;
+        specials = strstr(mth__op_at(examples[x].row)->name, "_grad") ? FINITE_OR_NAN : SPECIALS;
         TRY(draw_example(s.arena, &examples[x], &d));
         TRY(add_example(&s, &d, &(mth__assignment){0}));
         TRY(add_on_grid(&s, x));
@@ -487,7 +487,7 @@ static mth_status add_pair(sheet *s) {
     y->node->need[0] = want;
     const char *how = mth__format(s->arena, "%s %s, to %s", mth__shape_text(s->arena, shape),
         mth__where_text(s->arena, &from, shape.rank), mth__where_text(s->arena, &want, shape.rank));
-    add_output(s, y, mth__op_at((size_t)row)->name, how);
+    add_output(s, y, mth__op_at(row)->name, how);
     return NULL;
 }
 static mth_status pairs_body(void *unused) {

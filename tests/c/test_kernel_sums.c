@@ -18,8 +18,7 @@ static void check_sum(mth__attrs attrs, int row, tensor a, tensor b, tensor y, b
     for (int64_t i = 0; i < y.n; i++)
         if (get(&y, i) != want) {
             unit_failures++;
-            printf(
-                "  %s in %s: %g, not %g\n", mth__op_at((size_t)row)->name, mth_dtype_name(y.o.dtype), get(&y, i), want);
+            printf("  %s in %s: %g, not %g\n", mth__op_at(row)->name, mth_dtype_name(y.o.dtype), get(&y, i), want);
             break;
         }
     drop(&a), drop(&y);

@@ -55,8 +55,7 @@ TEST(accuracy) {
             const double worst =
                 worst_ulp(f[k].row < 0 ? v->erf : v->elementwise[f[k].row], f[k].exact, f[k].from, f[k].to);
             if (worst > f[k].most || getenv("MTH_SHOW"))
-                printf(
-                    "  %s %s: %.3f ulp\n", v->name, f[k].row < 0 ? "erf" : mth__op_at((size_t)f[k].row)->name, worst);
+                printf("  %s %s: %.3f ulp\n", v->name, f[k].row < 0 ? "erf" : mth__op_at(f[k].row)->name, worst);
             CHECK(worst <= f[k].most);
         }
 }

@@ -260,7 +260,7 @@ static mth_status check_alone(const trial *t, const mth__rule *r, int f) {
             mth__graph_value(t->graph, MTH__VALUE_INPUT, mth__format(arena, "alone%d", j), alone.dtype, alone.local);
     }
     mth__builder b = {.graph = t->graph, .label = mth__label_outside("alone", MTH__FORWARD)};
-    TRY(mth__build(&b, op, &attrs, node->nin, operand, result));
+    TRY(mth__build(&b, op->row, &attrs, node->nin, operand, result));
     for (int k = 0; k < node->nout; k++) out[k].v = blank(result[k]->dtype, result[k]->shape, result[k]->shape);
     TRY(compute(op, &attrs, node->nin, in, node->nout, out));
     for (int k = 0; k < node->nout; k++) {

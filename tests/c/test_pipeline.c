@@ -319,7 +319,7 @@ WORLD_TEST(both_gradients_of_a_norm_are_added_or_none, 1) {
     stage(w, 0);
     mth__value *weight = parameter(w, "n.weight", SHAPE(8)), *bias = parameter(w, "n.bias", SHAPE(8));
     mth__value *in[] = {x, weight, bias};
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.epsilon = 1e-5}, 3, in, y));
+    CHECK_STATUS(mth__build(&w->b, MTH__ROW_layer_norm, &(mth__attrs){.epsilon = 1e-5}, 3, in, y));
     output(w, "output", y[0]);
     CHECK(accumulated(w, true) == 2 && count(w, "add") == 0);
     CHECK(find(w, "layer_norm_grad", 2)->nin == 7);

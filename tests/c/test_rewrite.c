@@ -11,7 +11,7 @@ IN_GRAPH(sources_in_order) {
     mth__value *seed = mth__graph_value(g, MTH__VALUE_SEED, "y", MTH_FLOAT32, SHAPE(3)), *x = REAL("x", 3), *y;
     CHECK(mth__graph_sources(g) == 3);
     CHECK(mth__graph_source(g, 0) == x && mth__graph_source(g, 1) == weight && mth__graph_source(g, 2) == seed);
-    CHECK_STATUS(mth__build2(b, "add", NULL, x, x, &y));
+    CHECK_STATUS(mth__build2(b, MTH__ROW_add, NULL, x, x, &y));
     PUSH(g->arena, g->output, ((mth__output){.name = "x", .value = x}));
     const int *uses = mth__graph_uses(g->arena, g);
     CHECK(uses[x->id] == 3 && uses[weight->id] == 0 && uses[y->id] == 0);
@@ -31,10 +31,10 @@ IN_GRAPH(tables_grow) {
 /* tanh(copy(exp(-x))) becomes tanh(2 * -x): exp is made anew as scale, the copy gives way to what it copies. */
 IN_GRAPH(readers_take_what_stands_for_a_value) {
     mth__value *x = REAL("x", 3), *minus, *first, *second, *last;
-    CHECK_STATUS(mth__build1(b, "neg", NULL, x, &minus));
-    CHECK_STATUS(mth__build1(b, "exp", NULL, minus, &first));
-    CHECK_STATUS(mth__build1(b, "copy", NULL, first, &second));
-    CHECK_STATUS(mth__build1(b, "tanh", NULL, second, &last));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_neg, NULL, x, &minus));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_exp, NULL, minus, &first));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_copy, NULL, first, &second));
+    CHECK_STATUS(mth__build1(b, MTH__ROW_tanh, NULL, second, &last));
     PUSH(g->arena, g->output, ((mth__output){.name = "second", .value = second}));
     PUSH(g->arena, g->output, ((mth__output){.name = "last", .value = last}));
     mth__rewrite rewrite = mth__rewrite_begin(g->arena, g);
@@ -44,7 +44,7 @@ IN_GRAPH(readers_take_what_stands_for_a_value) {
         mth__node *node = rewrite.old[i];
         mth__rewrite_operands(&rewrite, node);
         if (node == first->node) { /* made anew */
-            CHECK_STATUS(mth__build1(b, "scale", &(mth__attrs){.by = 2}, node->in[0], &twice));
+            CHECK_STATUS(mth__build1(b, MTH__ROW_scale, &(mth__attrs){.by = 2}, node->in[0], &twice));
             mth__rewrite_replace(&rewrite, first, twice);
         } else if (node == second->node)
             mth__rewrite_replace(&rewrite, second, first); /* through what stands for that one */
@@ -60,7 +60,7 @@ IN_GRAPH(readers_take_what_stands_for_a_value) {
 
 IN_GRAPH(kept_nodes_are_numbered) {
     mth__value *x = REAL("x", 3), *y[4];
-    for (int i = 0; i < 4; i++) CHECK_STATUS(mth__build1(b, "neg", NULL, x, &y[i]));
+    for (int i = 0; i < 4; i++) CHECK_STATUS(mth__build1(b, MTH__ROW_neg, NULL, x, &y[i]));
     mth__graph_keep(g, (bool[]){false, true, false, true});
     CHECK(g->node.n == 2 && g->node.at[0] == y[1]->node && g->node.at[1] == y[3]->node && y[3]->node->id == 1);
     CHECK_STATUS(mth__graph_check(g));

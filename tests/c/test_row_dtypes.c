@@ -29,7 +29,7 @@ static mth_status make(const example *of, const mth__attrs *attrs, const mth_dty
         in[nin] = mth__graph_value(to->graph, MTH__VALUE_INPUT, mth__format(arena, "in%d", nin), dtype[nin], shape);
     }
     mth__builder builder = {.graph = to->graph, .label = mth__label_outside("example", MTH__FORWARD)};
-    TRY(mth__build(&builder, mth__op_at((size_t)of->row), attrs, nin, in, out));
+    TRY(mth__build(&builder, of->row, attrs, nin, in, out));
     to->node = out[0]->node;
     return NULL;
 }
@@ -45,7 +45,7 @@ static mth__attrs draw_example(const example *of, mth_dtype *dtype) {
 static void complain(const example *of, const char *what, const char *more) {
     unit_failures++;
     if (unit_failures < 30)
-        printf("  %s of %s: %s: %s\n", mth__op_at((size_t)of->row)->name, mth_dtype_name(floating), what, more);
+        printf("  %s of %s: %s: %s\n", mth__op_at(of->row)->name, mth_dtype_name(floating), what, more);
 }
 /* Every example with floating operands of each dtype, some draws of each. */
 typedef mth_status visit(const example *, const mth__attrs *, mth_dtype *dtype);

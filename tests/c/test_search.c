@@ -64,8 +64,8 @@ static mth_status price_body(void *context) {
     for (size_t i = 0; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
         p->seconds += mth__cost_node(n);
-        p->reduces += n->label.phase != MTH__BACKWARD && n->op == mth__row_op(MTH__ROW_all_reduce);
-        p->all += mth__is_comm(n) && n->op != mth__row_op(MTH__ROW_keep);
+        p->reduces += n->label.phase != MTH__BACKWARD && n->op->row == MTH__ROW_all_reduce;
+        p->all += mth__is_comm(n) && n->op->row != MTH__ROW_keep;
     }
     for (size_t i = 0; i < g->parameter.n; i++)
         p->bytes += 4 * (double)mth__local_size(g->parameter.at[i]->shape, &g->parameter.at[i]->sharding);

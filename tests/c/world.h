@@ -75,12 +75,12 @@ static inline void output(world *w, const char *name, mth__value *value) {
 }
 static inline mth__value *one(world *w, const char *op, mth__value *x) {
     mth__value *y = NULL;
-    CHECK_STATUS(mth__build1(&w->b, op, NULL, x, &y));
+    CHECK_STATUS(mth__build1(&w->b, mth__op_find(op)->row, NULL, x, &y));
     return y;
 }
 static inline mth__value *two(world *w, const char *op, mth__value *x, mth__value *z) {
     mth__value *y = NULL;
-    CHECK_STATUS(mth__build2(&w->b, op, NULL, x, z, &y));
+    CHECK_STATUS(mth__build2(&w->b, mth__op_find(op)->row, NULL, x, z, &y));
     return y;
 }
 static inline mth__value *contract(world *w, const char *spec, mth__value *x, mth__value *z) {
@@ -90,7 +90,7 @@ static inline mth__value *contract(world *w, const char *spec, mth__value *x, mt
 }
 static inline mth__value *with(world *w, const char *op, mth__attrs a, mth__value *x) {
     mth__value *y = NULL;
-    CHECK_STATUS(mth__build1(&w->b, op, &a, x, &y));
+    CHECK_STATUS(mth__build1(&w->b, mth__op_find(op)->row, &a, x, &y));
     return y;
 }
 static mth_status plan(world *w, bool gradients) {

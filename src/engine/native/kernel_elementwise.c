@@ -10,7 +10,7 @@ typedef struct {
 } elementwise_plan;
 
 static double ns_per_element(const mth__call *call) { /* measured, AVX-512, data in cache */
-    switch (mth__op_index(call->op)) {
+    switch (call->op->row) {
     case MTH__ROW_exp:
     case MTH__ROW_log:
     case MTH__ROW_sigmoid:
@@ -32,7 +32,7 @@ static mth_status plan_loop(mth__arena *arena, mth__call *call) {
     const mth__shape *out = &call->out[0].shape;
     if (call->nin > MTH__LOOP_OPERANDS)
         return INTERNAL("%s has %d operands, and a loop %d", call->op->name, call->nin, MTH__LOOP_OPERANDS);
-    plan->row = mth__op_index(call->op);
+    plan->row = call->op->row;
     plan->total = mth__size(&call->out[0]);
     loop->rank = out->rank;
     loop->operands = call->nin;

@@ -414,7 +414,7 @@ void mth__run_moe_map(const mth__call *call, int phase, int chunk, void *scratch
     const int32_t *rows = call->in[call->nin - 1].data;
     const mth__chunk_range range =
         mth__chunk_of(call->out[0].shape.dim[0] * call->out[0].shape.dim[1], call->chunks[0], chunk);
-    const bool product = mth__op_index(call->op) == MTH__ROW_moe_mul;
+    const bool product = call->op->row == MTH__ROW_moe_mul;
     const int row = product ? MTH__ROW_mul
         : call->nin == 2    ? act[call->attrs->activation]
                             : act_grad[call->attrs->activation];

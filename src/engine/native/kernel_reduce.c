@@ -42,7 +42,7 @@ mth_status mth__prepare_reduce(mth__arena *arena, mth__call *call) {
         loop->size[loop->rank] = merged.size[d];
         loop->stride[0][loop->rank++] = merged.stride[0][d];
     }
-    plan->max = mth__op_index(call->op) == MTH__ROW_reduce_max;
+    plan->max = call->op->row == MTH__ROW_reduce_max;
     plan->along = merged.rank == 0 || merged.stride[1][merged.rank - 1];
     plan->width = plan->along ? 1 : plan->kept.size[--plan->kept.rank];
     plan->run = !plan->along ? 1 : plan->reduced.rank ? plan->reduced.size[--plan->reduced.rank] : 1;

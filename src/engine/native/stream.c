@@ -74,7 +74,7 @@ static void set_operand(mth__loader *loader, int value, mth__operand *operand) {
 
 static mth_status compute(mth__loader *loader, int at) {
     const mth__instr *instruction = &loader->role->instr.at[at];
-    const mth__kernel *kernel = &mth__kernels[mth__op_index(instruction->op)];
+    const mth__kernel *kernel = &mth__kernels[instruction->op->row];
     if (!kernel->run)
         return mth__error_operator(
             FAIL(MTH_ERROR_UNSUPPORTED, F("the native engine can't run %s: %s", instruction->op->name, kernel->reason),

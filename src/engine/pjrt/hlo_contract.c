@@ -130,7 +130,7 @@ static mth__hlo_val sum_of_long_rows(mth__hlo *hlo, mth__hlo_val x, int first) {
 void mth__hlo_reduce_row(mth__hlo_call *call) {
     mth__hlo *hlo = call->hlo;
     const unsigned dims = (unsigned)call->attrs->dimensions;
-    const bool max = mth__op_index(call->op) == MTH__ROW_reduce_max, leading = dims && !(dims & (dims + 1));
+    const bool max = call->op->row == MTH__ROW_reduce_max, leading = dims && !(dims & (dims + 1));
     mth__hlo_val x = call->in[0].value;
     if (!max && leading)
         x = sum_of_long_rows(hlo, x, __builtin_popcount(dims));

@@ -86,7 +86,7 @@ static mth__hlo_val share_of_larger(mth__hlo *hlo, mth__hlo_val a, mth__hlo_val 
 static void compute(mth__hlo_call *call, const mth__hlo_val *x, mth__hlo_val *y) {
     mth__hlo *hlo = call->hlo;
     const mth__hlo_val a = x[0], b = call->nin > 1 ? x[1] : a, dy = x[call->nin - 1];
-    switch (mth__op_index(call->op)) {
+    switch (call->op->row) {
     case MTH__ROW_neg: *y = mth__hlo_unary(hlo, "negate", a); return;
     case MTH__ROW_exp: *y = mth__hlo_unary(hlo, "exponential", a); return;
     case MTH__ROW_log: *y = mth__hlo_unary(hlo, "log", a); return;

@@ -36,7 +36,7 @@ double mth__ref_activation_grad(int row, double x, double dy) {
 
 /* y: of each result the element, from x: of each operand the one that broadcasting pairs with it */
 static void compute(const mth__ref_call *call, const double *x, double *y) {
-    const int row = mth__op_index(call->op);
+    const int row = call->op->row;
     const double a = x[0], b = call->nin > 1 ? x[1] : NAN, dy = x[call->nin - 1], tie = a == b ? 0.5 : 0;
     switch (row) {
     case MTH__ROW_neg: *y = -a; return;
@@ -80,7 +80,7 @@ static void compute(const mth__ref_call *call, const double *x, double *y) {
 
 mth_status mth__ref_elementwise(const mth__ref_call *call) {
     FOR_EACH(at, call->out[0]->local) {
-        double x[MTH__MAX_IN], y[MTH__MAX_OUT];
+        double x[MTH__MAX_IN] = {0}, y[MTH__MAX_OUT];
         for (int j = 0; j < call->nin; j++) x[j] = mth__ref_broadcast(call->in[j], call->out[0], at)->real;
         compute(call, x, y);
         for (int k = 0; k < call->nout; k++) *mth__ref_at(call->out[k], at) = y[k];

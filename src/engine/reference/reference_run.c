@@ -9,7 +9,7 @@ static mth_status compute(void *context, int device, const mth__instr *in) {
     call.nin = mth__row_operands(in->op, in->nin, in->accumulates);
     for (int i = 0; i < call.nin; i++) call.in[i] = &record->value[in->in[i]];
     for (int i = 0; i < call.nout; i++) call.out[i] = &record->value[in->out[i]];
-    mth__ref_row *row = mth__ref_rows[mth__op_index(in->op)];
+    mth__ref_row *row = mth__ref_rows[in->op->row];
     if (!row) return INTERNAL("%s is no computation", in->op->name);
     mth_status status = row(&call);
     if (status) return mth__error_source(mth__error_operator(status, in->label.module), in->label.source);

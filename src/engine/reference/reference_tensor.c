@@ -49,7 +49,7 @@ mth_status mth__ref_contract(const mth__ref_call *call) {
 
 mth_status mth__ref_reduce(const mth__ref_call *call) {
     const mth__ref_value *x = call->in[0], *y = call->out[0];
-    bool max = mth__op_index(call->op) == MTH__ROW_reduce_max, keep = call->attrs->keep;
+    bool max = call->op->row == MTH__ROW_reduce_max, keep = call->attrs->keep;
     for (int64_t i = 0; i < mth__shape_size(y->local); i++) y->data[i].real = max ? -INFINITY : 0;
     FOR_EACH(at, x->local) {
         int64_t to[MTH__RANK] = {0};
