@@ -102,6 +102,16 @@ typedef struct {
     uint8_t reduce;
 } mth__sharding;
 
+/* the greatest common divisor; 0 and b: b */
+static inline int64_t mth__gcd(int64_t a, int64_t b) {
+    while (b) {
+        const int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
 /* n / by, rounded up; neither is negative */
 static inline int64_t mth__ceil_div(int64_t n, int64_t by) { return n / by + (n % by != 0); }
 

@@ -62,3 +62,8 @@ mth__attrs mth__attrs_of_shape(mth__shape shape) {
     for (int d = 0; d < shape.rank; d++) attrs.shape[d] = shape.dim[d];
     return attrs;
 }
+mth__shape mth__shape_of_attrs(const mth__attrs *attrs) {
+    mth__shape shape = {.rank = (int)attrs->rank};
+    for (int d = 0; d < shape.rank; d++) shape.dim[d] = attrs->shape[d];
+    return shape;
+}

@@ -132,7 +132,10 @@ static inline const char **mth__attribute_text(mth__attrs *attrs, const mth__att
     return (const char **)(void *)((char *)attrs + attribute->offset);
 }
 bool mth__attribute_is_zero(const mth__attrs *, const mth__attribute *); /* texts leave it out */
-mth__attrs mth__attrs_of_shape(mth__shape);                              /* of a reshape or broadcast_to to it */
+/* The attributes of a reshape or broadcast_to to the shape, and the shape that attributes with a rank of 0 to
+   MTH__RANK say. */
+mth__attrs mth__attrs_of_shape(mth__shape);
+mth__shape mth__shape_of_attrs(const mth__attrs *);
 
 /* the row's rule for this node (`rule`, or parsed from factors) */
 void mth__op_rule(const mth__node *, mth__rule *);

@@ -9,8 +9,7 @@ static mth_status infer_reshape(mth__node *node) {
     if (node->attrs.rank < 0 || node->attrs.rank > MTH__RANK)
         return mth__row_error(node, F("reshape to %lld dimensions", (long long)node->attrs.rank),
             F("give a shape of at most %d dimensions", MTH__RANK));
-    out->rank = (int)node->attrs.rank;
-    for (int d = 0; d < out->rank; d++) out->dim[d] = node->attrs.shape[d];
+    *out = mth__shape_of_attrs(&node->attrs);
     TRY(mth__error_operator(mth__shape_check(*out, node->in[0]->dtype), node->label.module));
     if (mth__shape_size(in) == mth__shape_size(*out)) return NULL;
     mth__value wanted = {
@@ -22,14 +21,6 @@ static mth_status infer_reshape(mth__node *node) {
     return mth__error_tensor(status, mth__value_text(&wanted));
 }
 
-static int64_t gcd(int64_t a, int64_t b) {
-    while (b) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
 /* One side of a group: dimensions [at, end) of a shape, at the first that is not 1. */
 typedef struct {
     const mth__shape *shape;
@@ -76,7 +67,7 @@ static void rule_reshape(const mth__node *node, mth__rule *rule) {
             else
                 py *= take(&y);
         }
-        int64_t parts = gcd(major_x, major_y);
+        int64_t parts = mth__gcd(major_x, major_y);
         bool fits = major_x / parts <= INT32_MAX && major_y / parts <= INT32_MAX;
         if (fits && (parts > 1 || (major_x == 1 && major_y == 1))) {
             int factor = mth__rule_factor(rule, parts, MTH__PASS);

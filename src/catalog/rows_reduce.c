@@ -86,8 +86,7 @@ static mth_status infer_broadcast_to(mth__node *node) {
     if (rank < in.rank || rank > MTH__RANK)
         return mth__row_error(node, F("a tensor of %d dimensions can't be broadcast to %lld", in.rank, (long long)rank),
             F("give a shape of %d to %d dimensions", in.rank, MTH__RANK));
-    out->rank = (int)rank;
-    for (int d = 0; d < out->rank; d++) out->dim[d] = node->attrs.shape[d];
+    *out = mth__shape_of_attrs(&node->attrs);
     for (int d = 0; d < in.rank; d++) {
         int64_t want = out->dim[d + out->rank - in.rank];
         if (in.dim[d] != 1 && in.dim[d] != want)

@@ -1,7 +1,7 @@
 /* What the files of this folder share while a program is made. */
 #ifndef MTH__EMIT_H
 #define MTH__EMIT_H
-#include "emit/program.h"
+#include "emit/uses.h"
 
 typedef struct {
     int n;
@@ -20,9 +20,4 @@ mth_status mth__emit_program(
 
 /* waits.c. Puts a WAIT behind every SEND of the role and all that is started. */
 void mth__emit_waits(mth__program *, mth__role *);
-
-/* The value whose bytes a value of the role is made of: itself, or the base of an ALIAS. */
-static inline int mth__base_of(const mth__role *role, int number) {
-    return role->value.at[number].storage == MTH__IN_ALIAS ? role->value.at[number].index : number;
-}
 #endif

@@ -42,28 +42,22 @@ static void find_lifetimes(layout *pass) {
     int n = (int)role->instr.n;
     size_t values = role->value.n;
     pass->wait = NEW_ARRAY(pass->scratch, int, n);
-    pass->touched = NEW_ARRAY(pass->scratch, int, values);
+    pass->touched = mth__role_uses(pass->scratch, role).last;
     pass->held = NEW_ARRAY(pass->scratch, int, values);
     pass->holders = NEW_ARRAY(pass->scratch, int, values);
     pass->begun = NEW_ARRAY(pass->scratch, int, values);
-    memset(pass->touched, -1, values * sizeof *pass->touched);
     memset(pass->held, -1, values * sizeof *pass->held);
     for (int i = 0; i < n; i++) {
         const mth__instr *instr = &role->instr.at[i];
-        const mth__instr *of = instr;
-        int *mark = pass->touched;
         if (instr->kind == MTH__WAIT) {
             const int by = instr->channel < 0 ? pass->begun[instr->awaited] : pass->open[instr->channel];
-            of = &role->instr.at[by];
             pass->wait[by] = i;
-            mark = pass->held;
+            for (int at = 0, number; (number = mth__instr_value(&role->instr.at[by], at)) >= 0; at++)
+                pass->held[mth__base_of(role, number)] = i;
         } else if (mth__is_started(instr) || instr->kind == MTH__SEND) {
             *(instr->channel < 0 ? &pass->begun[instr->out[0]] : &pass->open[instr->channel]) = i;
             for (int j = 0; j < instr->nin; j++) pass->holders[mth__base_of(role, instr->in[j])]++;
         }
-        for (int j = 0; j < of->nin; j++) mark[mth__base_of(role, of->in[j])] = i;
-        for (int j = 0; j < of->nout; j++) mark[of->out[j]] = i;
-        if (of->scratch >= 0) mark[of->scratch] = i;
     }
 }
 

@@ -92,15 +92,6 @@ static mth_status check_place(mth__verification *proof, int number) {
 }
 
 /* ---------------------------------------------------------------- views */
-static int64_t gcd(int64_t a, int64_t b) {
-    while (b) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 /* Of n elements, those that the first device along axis number i of the split has: all that follow have as many, but
  * for a last rest. */
 static int64_t first_part(int64_t n, const mth__split *split, int i, const mth__placement *on) {
@@ -124,7 +115,7 @@ bool mth__verify_same_cut(const mth__placement *on, const mth__cut *a, const mth
     for (int i = 0; i < a->split.naxes && same; i++) same = a->split.axis[i] == b->split.axis[i];
     if (!same) return false;
     if (a->split.naxes && a->split.cyclic) return a->n == b->n && a->unit == b->unit;
-    int64_t shared = gcd(a->unit, b->unit);
+    int64_t shared = mth__gcd(a->unit, b->unit);
     return same_parts(on, a->n, a->unit / shared, &a->split, b->n, b->unit / shared, &b->split, 0);
 }
 
@@ -153,7 +144,7 @@ static mth_status check_view(const mth__verification *proof, int number) {
             return mth__refuse(proof, -1, number,
                 F("%s is split over other axes than %s, of which it is a view", value->name, base->name));
         if (ends) return NULL;
-        int64_t n = base->shape.dim[d], m = value->shape.dim[k], parts = gcd(n, m);
+        int64_t n = base->shape.dim[d], m = value->shape.dim[k], parts = mth__gcd(n, m);
         mth__cut a = {.n = n, .unit = n ? n / parts : 1, .split = base->sharding.dim[d]};
         mth__cut b = {.n = m, .unit = m ? m / parts : 1, .split = value->sharding.dim[k]};
         if (!mth__verify_same_cut(value->sharding.on, &a, &b))

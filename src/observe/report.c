@@ -1,5 +1,6 @@
 #include "observe/report.h"
 #include "emit/traffic.h"
+#include "emit/uses.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,24 +8,14 @@
 static int64_t peak_of(const mth__role *role, mth__memory_kind memory, mth__arena *arena) {
     size_t n = role->instr.n;
     int64_t *change = NEW_ARRAY(arena, int64_t, n + 2);
-    int32_t *first = NEW_ARRAY(arena, int32_t, role->value.n), *last = NEW_ARRAY(arena, int32_t, role->value.n);
-    memset(first, -1, role->value.n * sizeof *first);
-    for (size_t i = 0; i < n; i++) {
-        const mth__instr *instruction = &role->instr.at[i];
-        for (int j = 0; j < instruction->nin + instruction->nout + (instruction->scratch >= 0); j++) {
-            int id = j < instruction->nin                  ? instruction->in[j]
-                : j < instruction->nin + instruction->nout ? instruction->out[j - instruction->nin]
-                                                           : instruction->scratch;
-            if (first[id] < 0) first[id] = (int32_t)i;
-            last[id] = (int32_t)i;
-        }
-    }
+    const mth__uses uses = mth__role_uses(arena, role);
     for (size_t id = 0; id < role->value.n; id++) {
         const mth__program_value *value = &role->value.at[id];
-        if (value->storage != MTH__IN_SLAB || value->space != MTH__DEVICE || value->memory != memory || first[id] < 0)
+        if (value->storage != MTH__IN_SLAB || value->space != MTH__DEVICE || value->memory != memory ||
+            uses.first[id] < 0)
             continue;
-        change[first[id]] += value->bytes;
-        change[last[id] + 1] -= value->bytes;
+        change[uses.first[id]] += value->bytes;
+        change[uses.last[id] + 1] -= value->bytes;
     }
     int64_t live = 0, peak = 0;
     for (size_t i = 0; i <= n; i++) {
