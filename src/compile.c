@@ -213,7 +213,7 @@ static void list_parameters(const planning_state *planning) {
     for (size_t i = 0; i < planning->graph->parameter.n; i++) {
         const mth__value *value = planning->graph->parameter.at[i];
         parameter[i] = (mth__parameter){mth__copy_text(plan->arena, value->name), value->dtype, value->shape,
-            value->sharding, value->read ? *value->read : value->sharding, value->init, value->init_scale};
+            value->sharding, value->read_as ? *value->read_as : value->sharding, value->init, value->init_scale};
         mth__names_add(plan->arena, &plan->names, parameter[i].name);
     }
     plan->parameter = parameter;
@@ -240,7 +240,7 @@ static void bind_layout(const mth_compiled *compiled, mth__arena *arena, mth__di
     mth__sharding *sharding = NEW_ARRAY(arena, mth__sharding, compiled->layouts);
     const char **name = NEW_ARRAY(arena, const char *, compiled->layouts);
     for (size_t i = 0; i < compiled->layouts; i++) {
-        sharding[i] = compiled->layout[i].read;
+        sharding[i] = compiled->layout[i].read_as;
         name[i] = compiled->layout[i].name;
     }
     options->fixed_parameter = sharding;

@@ -40,7 +40,7 @@ typedef struct mth__parameter {
     mth__shape shape;
     mth__sharding sharding;
     /* what operators take it as; .sharding may be smaller parts, in which it is stored */
-    mth__sharding read;
+    mth__sharding read_as;
     int init;
     double scale;
 } mth__parameter;

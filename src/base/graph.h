@@ -29,9 +29,9 @@ typedef struct mth__value {
     /* a parameter: bits of axes along which each reader has a copy of its own, so that nothing splits it over them */
     uint8_t copied;
     /* a parameter that is stored in smaller parts than its readers take: what they take; else NULL */
-    const mth__sharding *read;
-    /* an input: how its readers might split it though it is whole, the search's proposal; or NULL */
-    const mth__sharding *offer;
+    const mth__sharding *read_as;
+    /* an input: how its readers might split it though it is whole, as the search proposes; or NULL */
+    const mth__sharding *proposed;
     const char *origin; /* of the sharding: "user, linear_0", "from %12 by factor i" */
     double init_scale;
     int init; /* parameters: MTH__INIT_* */

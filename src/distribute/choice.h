@@ -12,22 +12,22 @@ typedef struct {
 typedef struct {
     mth__sharding sharding;
     mth__phase phase; /* of the consumer */
-} mth__also;
+} mth__version;
 
 /* What shard knows of a value while it runs. */
 typedef struct {
     const mth__sharding *wish; /* what consumers would like; NULL: no opinion */
-    /* how it was split before a row that can't be split made it, or search's offer */
+    /* how it was split before a row that can't be split made it, or the search's proposal */
     const mth__sharding *hint;
     mth__value *parameter; /* of which it is the gradient: the sharding it must end with */
     bool free;             /* a parameter whose sharding the first consumer settles */
     /* memory_optimization: in what a parameter will be stored, once it is settled; else NULL */
     const mth__sharding *stored;
-    bool output;             /* leaves the program whole */
-    VEC(mth__node *) reader; /* one that reads it twice is there twice */
-    int uses;                /* readers and outputs */
-    mth__value *seed;        /* an output's gradient, given by the user */
-    VEC(mth__also) also;     /* what reshard will have made of it, for earlier consumers */
+    bool output;                /* leaves the program whole */
+    VEC(mth__node *) reader;    /* one that reads it twice is there twice */
+    int uses;                   /* readers and outputs */
+    mth__value *seed;           /* an output's gradient, given by the user */
+    VEC(mth__version) versions; /* what reshard will have made of it, for earlier consumers */
 } mth__info;
 /* What the files of shard hand on. Nodes are decided in their order: those before `at` are. */
 typedef struct {

@@ -38,7 +38,7 @@ void mth__place_nodes(mth__graph *);
 /* `one`, a version of the value, was made for a consumer of phase `made`; is it there for one of phase `consumer`?
    What was gathered for forward is not kept for backward: the value is, and is gathered again, so that a split
    activation costs each device no more than its part. */
-bool mth__kept(const mth__value *value, const mth__sharding *one, mth__phase made, mth__phase consumer);
+bool mth__version_lasts(const mth__value *value, const mth__sharding *one, mth__phase made, mth__phase consumer);
 
 /* What outputs and options refer to by name. Inputs that several placements read have one name: from first_input, by
    number of the name, along next_input, to -1. */
@@ -56,9 +56,9 @@ const mth__spec_of *mth__spec_named(const mth__by_name *, const char *name); /* 
    whole or as the user's spec says. */
 mth__sharding mth__output_need(const mth__graph *, const mth__by_name *, const mth__output *);
 
-/* stored_parts.c. In which parts a parameter that readers take as `read` is stored by memory_optimization; false: as
+/* stored_parts.c. In which parts a parameter that readers take as `read_as` is stored by memory_optimization; false: as
    they take it. */
-bool mth__store_parts(const mth__value *, const mth__sharding *read, mth__sharding *out);
+bool mth__store_parts(const mth__value *, const mth__sharding *read_as, mth__sharding *out);
 
 /* Nodes that come after shard: need and sharding are given, labels and place are those of `like`. node_like.c */
 mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, const mth__attrs *, int nin,

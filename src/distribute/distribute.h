@@ -29,7 +29,7 @@ mth_status mth__microbatch(mth__graph *, const mth__distribute_options *);
 mth_status mth__place(mth__graph *, const mth__distribute_options *);
 /* auto_sharding. `trial`: the model once more, forward and backward where it has gradients, placed like `graph`; its
    parameters have the same names, though fold.c may have taken repeated blocks out. It is spoilt. Pins parameters of
-   `graph`, and offers splits of its inputs. */
+   `graph`, and proposes splits of its inputs. */
 mth_status mth__search(mth__graph *, mth__graph *trial, const mth__folding *, const mth__distribute_options *);
 /* fold.c. Of blocks that repeat, three stay: the first, one that stands for all in the middle, the last. For `trial`,
  * before gradients. */

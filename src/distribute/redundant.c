@@ -53,7 +53,7 @@ static mth__value *at_hand(redundant_pass *pass, const mth__value *root, const m
     for (value_version *moved = *AT_VALUE(pass->arena, pass->versions, root); moved; moved = moved->next)
         if (!moved->value->sharding.partial &&
             (moved->value == root ||
-                mth__kept(root, &moved->value->sharding, moved->value->node->label.phase, pass->phase)) &&
+                mth__version_lasts(root, &moved->value->sharding, moved->value->node->label.phase, pass->phase)) &&
             mth__cost_reshard(root, &moved->value->sharding, to) == 0)
             return moved->value;
     return NULL;
@@ -80,7 +80,7 @@ static double view_cost(const mth__node *view, const mth__sharding *need, const 
 static double price(redundant_pass *pass, const mth__value *value, const mth__sharding *to, int depth) {
     const mth__value *root = root_of(pass, value);
     mth__sharding need;
-    if (root->read) return INFINITY; /* gathered anew with a purpose */
+    if (root->read_as) return INFINITY; /* gathered anew with a purpose */
     if (at_hand(pass, root, to) || reshaped(pass, root, to, &need)) return 0;
     if (depth == DEPTH || !is_view(root->node) || !other_side(root->node, false, to, &need)) return INFINITY;
     double below = price(pass, root->node->in[0], &need, depth + 1);

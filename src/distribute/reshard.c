@@ -27,7 +27,7 @@ static resharded *versions_of(reshard_pass *pass, const mth__value *value) {
     return *AT_VALUE(pass->arena, pass->versions, value);
 }
 
-bool mth__kept(const mth__value *value, const mth__sharding *one, mth__phase made, mth__phase consumer) {
+bool mth__version_lasts(const mth__value *value, const mth__sharding *one, mth__phase made, mth__phase consumer) {
     return mth__same_time(made, consumer) || value->kind == MTH__VALUE_PARAMETER ||
         mth__local_size(value->shape, one) <= mth__local_size(value->shape, &value->sharding);
 }
@@ -39,9 +39,9 @@ static bool same(const mth__value *value, const mth__sharding *sharding) {
 static bool at_hand(
     const reshard_pass *pass, const mth__value *value, const resharded *record, const mth__node *consumer) {
     if (record->reader && consumer &&
-        !mth__kept(value, &record->value->sharding, record->reader->label.phase, consumer->label.phase))
+        !mth__version_lasts(value, &record->value->sharding, record->reader->label.phase, consumer->label.phase))
         return false;
-    if (!value->read) return true;
+    if (!value->read_as) return true;
     return consumer && record->reader && mth__same_unit(&record->reader->label, &consumer->label) &&
         pass->graph->node.n <= record->at + NEAR;
 }

@@ -11,9 +11,10 @@
 #include <string.h>
 
 typedef struct {
-    int region, stage, microbatch;   /* region -1: one node */
-    bool backward, travels;          /* a transfer */
-    const mth__placement *on, *also; /* where it runs; `also`: another placement of some of its nodes */
+    int region, stage, microbatch; /* region -1: one node */
+    bool backward, travels;        /* a transfer */
+    const mth__placement *on,
+        *second_on; /* where it runs; second_on: another placement of some of its nodes, or NULL */
     double seconds, ready, start;
     int waits;        /* operands not made yet */
     int nodes, first; /* in `order` */
@@ -125,7 +126,7 @@ static void make_units(schedule_pass *pass) {
             if (single)
                 id = -1;
             else if (pass->unit[id].on)
-                pass->unit[id].also = node->on == pass->unit[id].on ? pass->unit[id].also : node->on;
+                pass->unit[id].second_on = node->on == pass->unit[id].on ? pass->unit[id].second_on : node->on;
             else
                 pass->unit[id] = (schedule_unit){.region = node->label.region,
                     .stage = node->label.stage,
@@ -248,7 +249,7 @@ static int choose(const schedule_pass *pass, bool limited, double *start) {
     for (size_t i = 0; i < pass->ready.n; i++) {
         const schedule_unit *unit = &pass->unit[pass->ready.at[i]];
         if (limited && held(pass, unit)) continue;
-        double time = available(pass, unit->on), other = unit->also ? available(pass, unit->also) : 0;
+        double time = available(pass, unit->on), other = unit->second_on ? available(pass, unit->second_on) : 0;
         if (other > time) time = other;
         if (unit->ready > time) time = unit->ready;
         if (best < 0 || time < *start || (time == *start && before(pass, unit, &pass->unit[pass->ready.at[best]]))) {
@@ -297,7 +298,7 @@ static void begin(schedule_pass *pass, int id, double start) {
     unit->sequence = pass->sequence++;
     double end = start + (unit->seconds > LEAST ? unit->seconds : LEAST);
     occupy(pass, unit->on, start, end);
-    if (unit->also) occupy(pass, unit->also, start, end);
+    if (unit->second_on) occupy(pass, unit->second_on, start, end);
     if (unit->region >= 0) {
         pass->flight[unit->region][unit->stage] += unit->backward ? -1 : 1;
         pass->left[unit->region][unit->stage] -= !unit->backward;

@@ -83,8 +83,8 @@ static mth__sharding on(const mth__sharding *sharding, const mth__placement *pla
     return moved;
 }
 
-/* The inputs' offer for one choice of the batch; NULL: they are read whole. */
-static const mth__sharding *offer_of(
+/* How one choice of the batch proposes to split an input; NULL: it is read whole. */
+static const mth__sharding *proposed_for(
     const search_pass *pass, const mth__graph *graph, int choice, const mth__value *value) {
     const mth__group *batch = &pass->group[0];
     for (size_t i = 0; i < pass->options.specs; i++)
@@ -101,7 +101,7 @@ static const mth__sharding *offer_of(
 static void apply(search_pass *pass, const uint8_t *choice) {
     mth__graph *graph = pass->graph;
     for (size_t i = 0; pass->batch && i < graph->input.n; i++)
-        graph->input.at[i]->offer = offer_of(pass, graph, choice[0], graph->input.at[i]);
+        graph->input.at[i]->proposed = proposed_for(pass, graph, choice[0], graph->input.at[i]);
     for (int k = pass->batch; k < pass->groups; k++)
         for (int i = 0; i < pass->group[k].parameters; i++) {
             mth__value *value = pass->group[k].parameter[i];
@@ -300,7 +300,7 @@ static void settle(search_pass *pass, uint8_t *choice) {
 /* ---------------------------------------------------------------- the decision */
 static void decide(const search_pass *pass, mth__graph *graph, const uint8_t *choice) {
     for (size_t i = 0; pass->batch && i < graph->input.n; i++)
-        graph->input.at[i]->offer = offer_of(pass, graph, choice[0], graph->input.at[i]);
+        graph->input.at[i]->proposed = proposed_for(pass, graph, choice[0], graph->input.at[i]);
     mth__role_walk walk = {0};
     for (size_t i = 0; i < graph->parameter.n; i++) {
         mth__value *value = graph->parameter.at[i];

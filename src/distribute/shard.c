@@ -54,11 +54,12 @@ static double bring(const shard_pass *pass, int j, const mth__sharding *need) {
     const mth__info *info = mth__info_of(&pass->pass, value);
     if (value->sharding.on == need->on && mth__sharding_equal(&value->sharding, need, value->shape.rank)) return 0;
     double cost = mth__cost_reshard(value, &value->sharding, need);
-    for (size_t k = 0; k < info->also.n && cost > 0; k++) {
-        const mth__also *also = &info->also.at[k];
-        if (!mth__kept(value, &also->sharding, also->phase, pass->node->label.phase)) continue;
-        if (also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, value->shape.rank)) return 0;
-        double seconds = mth__cost_reshard(value, &also->sharding, need);
+    for (size_t k = 0; k < info->versions.n && cost > 0; k++) {
+        const mth__version *version = &info->versions.at[k];
+        if (!mth__version_lasts(value, &version->sharding, version->phase, pass->node->label.phase)) continue;
+        if (version->sharding.on == need->on && mth__sharding_equal(&version->sharding, need, value->shape.rank))
+            return 0;
+        double seconds = mth__cost_reshard(value, &version->sharding, need);
         if (seconds < cost) cost = seconds;
     }
     if (value->kind == MTH__VALUE_PARAMETER && lies_on(value, need->on)) cost *= GATHERED_WEIGHT;
@@ -190,8 +191,8 @@ static void propose_operand(shard_pass *pass, int j) {
         mth__sharding carried = mth__sharding_carry(&value->sharding, value->shape, on);
         propose_like(pass, j, &carried);
     }
-    for (size_t k = 0; k < info->also.n; k++)
-        if (info->also.at[k].sharding.on == on) propose_like(pass, j, &info->also.at[k].sharding);
+    for (size_t k = 0; k < info->versions.n; k++)
+        if (info->versions.at[k].sharding.on == on) propose_like(pass, j, &info->versions.at[k].sharding);
     if (info->hint && info->hint->on == on) propose_like(pass, j, info->hint);
 }
 
@@ -322,12 +323,13 @@ static const char *origin_of(const shard_pass *pass, const mth__assignment *assi
 static void note(shard_pass *pass, mth__value *value, const mth__sharding *need) {
     mth__info *info = mth__info_of(&pass->pass, value);
     if (value->sharding.on == need->on && mth__sharding_equal(&value->sharding, need, value->shape.rank)) return;
-    for (size_t k = 0; k < info->also.n; k++) {
-        const mth__also *also = &info->also.at[k];
-        bool same = also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, value->shape.rank);
-        if (same && mth__kept(value, need, also->phase, pass->node->label.phase)) return;
+    for (size_t k = 0; k < info->versions.n; k++) {
+        const mth__version *version = &info->versions.at[k];
+        bool same =
+            version->sharding.on == need->on && mth__sharding_equal(&version->sharding, need, value->shape.rank);
+        if (same && mth__version_lasts(value, need, version->phase, pass->node->label.phase)) return;
     }
-    PUSH(pass->pass.arena, info->also, ((mth__also){*need, pass->node->label.phase}));
+    PUSH(pass->pass.arena, info->versions, ((mth__version){*need, pass->node->label.phase}));
 }
 
 /* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the
@@ -422,7 +424,7 @@ static void describe(mth__propagation *pass) {
         mth__value *source = mth__graph_source(graph, i);
         mth__info *info = mth__info_of(pass, source);
         info->free = source->kind == MTH__VALUE_PARAMETER && !source->pinned;
-        info->hint = source->offer;
+        info->hint = source->proposed;
         mth__sharding_canonical(&source->sharding, source->shape);
     }
     for (size_t i = 0; i < graph->node.n; i++) {
@@ -475,7 +477,7 @@ mth_status mth__shard(mth__graph *graph, const mth__distribute_options *options)
         if (options->store_sharded && mth__store_parts(parameter, &parameter->sharding, &parts)) {
             mth__sharding *read = NEW(graph->arena, mth__sharding);
             *read = parameter->sharding;
-            parameter->read = read;
+            parameter->read_as = read;
             parameter->sharding = parts;
             parameter->origin = "memory_optimization: in parts, gathered where it is read";
         }

@@ -3,8 +3,8 @@
  * residual sums, norms, dropout. A partial sum that enters such a region is scattered by positions (reduce_scatter),
  * and gathered where the next such product takes it (all_gather): together the bytes of the all_reduce that would make
  * it whole. Each device then computes and keeps its part of the region instead of all of it. What a region costs more
- * is latency, and in a plan with gradients a further gather in backward (decide.h, mth__kept) and the sums of its
- * parameters' gradients. */
+ * is latency, and in a plan with gradients a further gather in backward (decide.h, mth__version_lasts) and the sums of
+ * its parameters' gradients. */
 #include "distribute/choice.h"
 
 enum { REGION = 32 }; /* values and nodes of a region; a larger one is left whole */

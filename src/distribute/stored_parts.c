@@ -6,18 +6,18 @@
 
 static const int64_t TINY = 4 << 10; /* bytes: what a message costs more than */
 
-bool mth__store_parts(const mth__value *value, const mth__sharding *read, mth__sharding *out) {
-    const mth__placement *on = read->on;
-    int64_t least = mth__local_size(value->shape, read);
+bool mth__store_parts(const mth__value *value, const mth__sharding *read_as, mth__sharding *out) {
+    const mth__placement *on = read_as->on;
+    int64_t least = mth__local_size(value->shape, read_as);
     bool users = value->shape.rank > 0 && value->fixed[0], found = false;
     if (users || on->count == 1 || least * (int64_t)mth_dtype_size(value->dtype) < TINY) return false;
     int largest = -1;
     for (int d = 0; d < value->shape.rank; d++) {
-        mth__sharding sharding = *read;
+        mth__sharding sharding = *read_as;
         mth__split *split = &sharding.dim[d];
         if (split->cyclic) continue;
         for (int axis = 0; axis < on->naxes; axis++) /* ascending: one all_gather brings them all back */
-            if (on->dim[axis] > 1 && !((mth__sharding_axes(read, value->shape.rank) | value->copied) >> axis & 1))
+            if (on->dim[axis] > 1 && !((mth__sharding_axes(read_as, value->shape.rank) | value->copied) >> axis & 1))
                 split->axis[split->naxes++] = (int8_t)axis;
         mth__sharding_canonical(&sharding, value->shape);
         int64_t size = mth__local_size(value->shape, &sharding);
@@ -27,5 +27,5 @@ bool mth__store_parts(const mth__value *value, const mth__sharding *read, mth__s
         *out = sharding;
         found = true;
     }
-    return found && !mth__sharding_equal(out, read, value->shape.rank);
+    return found && !mth__sharding_equal(out, read_as, value->shape.rank);
 }

@@ -78,9 +78,9 @@ static mth_status price_body(void *context) {
                     mth__sharding_text(arena, &v->sharding, v->shape.rank), v->origin ? v->origin : "");
         }
         for (size_t i = 0; i < g->input.n; i++)
-            if (g->input.at[i]->offer)
+            if (g->input.at[i]->proposed)
                 mth__text_add(&t, "    input %s offered %s\n", g->input.at[i]->name,
-                    mth__sharding_text(arena, g->input.at[i]->offer, g->input.at[i]->shape.rank));
+                    mth__sharding_text(arena, g->input.at[i]->proposed, g->input.at[i]->shape.rank));
         printf("%s%.*s  %.3f ms, %.0f kB of weights, %d communications, searched %.1f ms\n",
             p->options.auto_sharding ? "search\n" : "by hand\n", (int)t.n, t.n ? t.at : "", p->seconds * 1e3,
             p->bytes / 1e3, p->all, p->searching * 1e3);

@@ -38,7 +38,7 @@ WORLD_TEST(each_direction_gathers_and_gradients_are_scattered, 4) {
     TRY(plan(w, true));
     for (size_t i = 0; i < w->graph->parameter.n; i++) {
         CHECK(is_sharded(w, w->graph->parameter.at[i], "(0, None)"));
-        CHECK(w->graph->parameter.at[i]->read && !mth__sharding_axes(w->graph->parameter.at[i]->read, 2));
+        CHECK(w->graph->parameter.at[i]->read_as && !mth__sharding_axes(w->graph->parameter.at[i]->read_as, 2));
         CHECK(is_sharded(w, w->graph->output.at[1 + i].value, "(0, None)"));
     }
     CHECK(count(w, "all_gather") == 4 + 3 + 1); /* forward; backward but for the first layer; the output */
@@ -63,11 +63,11 @@ WORLD_TEST(the_users_word_and_small_tensors_stay, 2, 2) {
     x = two(w, "add", x, parameter(w, "table", SHAPE(8, 63 * 1)));
     output(w, "output", x);
     TRY(plan(w, true));
-    CHECK(is_sharded(w, w->graph->parameter.at[0], "(None, 1)") && !w->graph->parameter.at[0]->read);
-    CHECK(is_sharded(w, w->graph->parameter.at[1], "(1,)") && !w->graph->parameter.at[1]->read);
+    CHECK(is_sharded(w, w->graph->parameter.at[0], "(None, 1)") && !w->graph->parameter.at[0]->read_as);
+    CHECK(is_sharded(w, w->graph->parameter.at[1], "(1,)") && !w->graph->parameter.at[1]->read_as);
     /* what axis 1 leaves whole, axis 0 splits */
     CHECK(is_sharded(w, w->graph->parameter.at[2], "((1, 0), None)"));
-    CHECK(!w->graph->parameter.at[3]->read);
+    CHECK(!w->graph->parameter.at[3]->read_as);
     return NULL;
 }
 WORLD_TEST(the_dimension_that_divides_best, 3) {
