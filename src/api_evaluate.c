@@ -141,25 +141,18 @@ static mth_status entry_array(const mth__plan *plan, size_t entry, const given_a
         status, array_text(array ? "expected" : record->name, record->dtype, record->shape, &record->sharding));
 }
 
-/* Floating numbers that hide every key are those of a mask that would hide none, were it added to scores. And rounding
- * makes 0 of 1e-60, and 1 of what is next to it: what is to be rounded is examined as it was given, the rest by the
- * kernels. */
-static mth_status check_mask(const mth_array *array, const char *name, bool rounded) {
+/* Rounding makes 0 of 1e-60, and 1 of what is next to it: a mask is examined as it was given. */
+static mth_status check_mask(const mth_array *array, const char *name) {
     const int64_t n = mth__shape_size(array->shape), bytes = n * (int64_t)mth_dtype_size(array->dtype);
     void *gathered = mth_array_get_whole(array) ? NULL : mth__malloc((size_t)bytes);
     const void *values = gathered ? gathered : mth_array_get_whole(array);
     mth_status status = !values ? mth__lacks_memory("a mask", bytes)
         : gathered              ? mth_array_gather(array, gathered)
                                 : NULL;
-    bool shows = n == 0;
-    for (int64_t i = 0; !status && i < n && (rounded || !shows); i++) {
+    for (int64_t i = 0; !status && i < n; i++) {
         const double number = mth__dtype_load(array->dtype, values, i);
-        if (rounded && number != 0 && number != 1) status = mth__mask_error(number, name, "");
-        shows |= number != 0;
+        if (number != 0 && number != 1) status = mth__mask_error(number, name, "");
     }
-    if (!status && !shows)
-        status = FAIL(MTH_ERROR_VALUE, F("the mask hides every key: %s is 0 everywhere", name),
-            F("give booleans, true where a key counts: mask == 0 where it is to be added to scores, else mask != 0"));
     mth__free(gathered);
     return status;
 }
@@ -173,8 +166,8 @@ static mth_status hold(
         name = F("%s '%s'", what[record->kind], record->name);
     if (!name) return mth__lacks_memory("a call", 0);
     const bool is_mask =
-        record->kind == MTH__ENTRY_INPUT && mth__is_float(array->dtype) && compiled->ids[plan->number[entry]];
-    mth_status status = is_mask ? check_mask(array, name, array->dtype != record->dtype) : NULL;
+        record->kind == MTH__ENTRY_INPUT && array->dtype != record->dtype && compiled->ids[plan->number[entry]];
+    mth_status status = is_mask ? check_mask(array, name) : NULL;
     if (!status)
         status = mth__array_as(array, name, &compiled->backend->devices, record->dtype, &record->sharding, out);
     if (name != room) mth__free(name);

@@ -366,9 +366,9 @@ class FeedForward(Module):
 @final
 class MultiHeadAttention(Module):
     """softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] (else
-    input), value[b, t, dv] (else key), mask[b, t] (truth values or numbers: 0 hides key t, 1 shows it; floating ones
-    are not all 0) -> output[b, s, d]. A query that sees no key gives zeros before the last layer. Columns of the query
-    stand head by head; head h reads the key and value head h // (num_heads // num_kv_heads).
+    input), value[b, t, dv] (else key), mask[b, t] (truth values or numbers: 0 hides key t, 1 shows it) -> output[b, s,
+    d]. A query that sees no key gives zeros before the last layer. Columns of the query stand head by head; head h
+    reads the key and value head h // (num_heads // num_kv_heads).
 
     Ports: input, key?, value?, mask? -> output
     Parameters: query.weight (d, num_heads * head_dim), query.bias (num_heads * head_dim,), key.weight (dk, num_kv_heads

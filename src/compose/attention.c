@@ -151,8 +151,7 @@ const mth__module_type mth__type_MultiHeadAttention = {
         MTH__SHARD_SPECS, {0}},
     .doc = "softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] "
            "(else input), value[b, "
-           "t, dv] (else key), mask[b, t] (truth values or numbers: 0 hides key t, 1 shows it; floating ones are not "
-           "all 0) -> output[b, s, d]. A "
+           "t, dv] (else key), mask[b, t] (truth values or numbers: 0 hides key t, 1 shows it) -> output[b, s, d]. A "
            "query that sees no key gives "
            "zeros before the last layer. Columns of the query stand head by head; head h reads the key and value head "
            "h // (num_heads // "

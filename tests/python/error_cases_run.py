@@ -72,15 +72,6 @@ def mask_of_numbers(fixed):
 
 
 @case
-def mask_of_zeros(fixed):
-    mask = np.zeros((2, 4), np.float32)
-    run(
-        one_block(ml.MultiHeadAttention(2), input="x", mask="m", output="y"),
-        {"x": random(2, 4, 6), "m": mask == 0 if fixed else mask},
-    )
-
-
-@case
 def mask_that_rounds_to_zero(fixed):
     mask = np.array([[1, 1, 1e-60, 1], [1, 1, 1, 1]])
     run(
