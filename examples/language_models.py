@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """BERT, GPT-2, Llama and Mixtral, small and untrained: the same layers over devices in any way, trained for a few steps.
+GPT-2's head is tied to its embedding: in a pipeline, the first and the last stage each hold a copy of the table.
 
 python examples/language_models.py                         each on 4 devices, tensor-parallel
 python examples/language_models.py llama --mesh 2,2        sentences over one axis of the mesh, heads over the other
@@ -56,7 +57,7 @@ def bert_layer(c: Config, axis: int | None) -> ml.Model:
     return model
 
 
-def bert_head(c: Config, axis: int | None) -> ml.Model:
+def bert_head(c: Config, axis: int | None, table: str) -> ml.Model:
     """What predicts the masked words."""
     model = ml.Model()
     model |= ml.Linear(c.width, name="transform")(input="x", output="h")
@@ -87,10 +88,11 @@ def gpt2_layer(c: Config, axis: int | None) -> ml.Model:
     return model
 
 
-def gpt2_head(c: Config, axis: int | None) -> ml.Model:
+def gpt2_head(c: Config, axis: int | None, table: str) -> ml.Model:
+    """Its decoder is the table of words, transposed: one parameter, split as the embedding says, with one gradient."""
     model = ml.Model()
     model |= ml.LayerNorm(name="norm")(input="x", output="n")
-    model |= ml.Linear(c.vocabulary, bias=False, weight_shard_spec=(None, axis), name="decoder")(input="n", output="y")
+    model |= ml.Linear(c.vocabulary, bias=False, weight=table, name="decoder")(input="n", output="y")
     return model
 
 
@@ -132,7 +134,7 @@ def llama_layer(c: Config, axis: int | None) -> ml.Model:
     return model
 
 
-def llama_head(c: Config, axis: int | None) -> ml.Model:
+def llama_head(c: Config, axis: int | None, table: str) -> ml.Model:
     model = ml.Model()
     model |= ml.RMSNorm(name="norm")(input="x", output="n")
     model |= ml.Linear(c.vocabulary, bias=False, weight_shard_spec=(None, axis), name="decoder")(input="n", output="y")
@@ -141,7 +143,8 @@ def llama_head(c: Config, axis: int | None) -> ml.Model:
 
 # ---------------------------------------------------------------- all of them
 Part = Callable[[Config, int | None], ml.Model]
-FAMILIES: dict[str, tuple[Config, tuple[Part, Part, Part]]] = {
+Head = Callable[[Config, int | None, str], ml.Model]  # the last is the name of the table of words
+FAMILIES: dict[str, tuple[Config, tuple[Part, Part, Head]]] = {
     "bert": (Config(), (bert_embedding, bert_layer, bert_head)),
     "gpt2": (
         Config(width=40, heads=5, hidden=70),
@@ -168,7 +171,8 @@ def part(family: str, first: int, last: int, axis: int | None, loss: bool = True
         mask = {"mask": "mask"} if family == "bert" else {}
         model |= layer(c, axis)(x=f"h{i}", y=f"h{i + 1}", **mask, name=f"layer_{i}")
     if last == c.layers:
-        model |= head(c, axis)(x=f"h{last}", y="logits", name="head")
+        table = "embedding.word.weight" if first == 0 else "stage_0.embedding.word.weight"
+        model |= head(c, axis, table)(x=f"h{last}", y="logits", name="head")
         if loss:
             model |= ml.CrossEntropy()(input="logits", target="target", output="loss")
     return model
