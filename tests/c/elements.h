@@ -5,12 +5,18 @@
 #include <stdio.h>
 
 static inline mth_dtype element_inside(mth_dtype t) { return mth__is_float(t) ? MTH_FLOAT64 : MTH_INT64; }
+/* float32, which most elements are, is read and written directly: a call for each takes longer than what is tested. */
 static inline mth__ref_element element_get(mth_dtype t, const void *data, int64_t i) {
     mth__ref_element x;
+    if (t == MTH_FLOAT32) return (mth__ref_element){.real = ((const float *)data)[i]};
     mth__dtype_convert(t, (const char *)data + i * mth__dtypes[t].size, element_inside(t), &x, 1);
     return x;
 }
 static inline void element_put(mth_dtype t, void *data, int64_t i, mth__ref_element x) {
+    if (t == MTH_FLOAT32) {
+        ((float *)data)[i] = (float)x.real;
+        return;
+    }
     mth__dtype_convert(element_inside(t), &x, t, (char *)data + i * mth__dtypes[t].size, 1);
 }
 /* For messages, and where integers are small. */

@@ -30,9 +30,11 @@ static uint64_t counter;
 static mth_dtype stored = MTH_FLOAT32; /* of floating tensors, but those that rows have in float32 */
 
 static inline double uniform(void) {
-    uint32_t words[4];
-    mth__philox(5, counter++, 0, words);
-    return words[0] * 0x1p-32;
+    static uint32_t words[4];
+    static int left; /* of a block of four */
+    if (!left) mth__philox(5, counter++, 0, words);
+    left = left ? left - 1 : 3;
+    return words[left] * 0x1p-32;
 }
 static inline double normal(void) { return 1.5 * (uniform() + uniform() + uniform() + uniform() - 2); }
 #define SHAPE(...)                                                                                                     \
