@@ -72,7 +72,7 @@ build-tsan/build.ninja: $(VENV)/created
 	meson setup build-tsan -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
 sanitize: $(VENV)/plugin build-asan/build.ninja build-tsan/build.ninja
 	ninja -C build-asan --quiet
-	ninja -C build-tsan --quiet
+	ninja -C build-tsan --quiet $$($(BIN)/python tools/run_tests.py --threads build-tsan --targets)
 	$(BIN)/python tools/run_tests.py --build build-asan --threads build-tsan $(if $(ONLY),--only $(ONLY))
 
 # Lines of src/ that the C tests and the Python tests reach together.

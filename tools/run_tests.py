@@ -22,6 +22,7 @@ SANITIZED = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1"}
 NO_PLUGIN = {"MITHRIL_PJRT_PLUGIN_CPU": ""}
 ENDING = 40  # lines of a failing suite that are printed again at the end, where a log that is cut still has them
 NOTHING_CHOSEN = 5  # pytest's exit status where no test has the name asked for
+PARTS = 4  # of the Python tests: one process would run long after all other suites are through, on one core
 
 
 def sanitized(build, test):
@@ -43,6 +44,7 @@ class Suite:
             environment or {},
             priority,
         )
+        self.is_python = title.startswith("python")
         self.counts, self.skips, self.failures, self.ending = Counter(), [], [], ""
 
     def run(self):
@@ -51,30 +53,34 @@ class Suite:
             self.command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=everything
         )
         lines = done.stdout.splitlines()
-        self.counts = count_of(
-            [line for line in lines if re.search(r"\d+ (passed|failed|error|skipped)", line)], done.returncode
-        )
+        begun = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
+        lines = [line for line in lines if not line.startswith("RUN ")]
+        counts = [line for line in lines if re.search(r"\d+ (passed|failed|error|skipped)", line)]
+        self.counts = count_of(counts, done.returncode)
         self.skips = [line for line in lines if re.match(r"SKIP(PED)? ", line)]
         failed = self.counts["failed"]
         self.failures = [
             self.alone(m[1] or m[2]) for m in map(re.compile(r"FAIL (\S+)|FAILED (\S+)").match, lines) if m
         ]
+        died_in = begun[-1] if begun and not counts else ""
+        if died_in:
+            lines.append(f"it ended inside of {died_in}")
         if failed and not self.failures:
-            self.failures = [self.alone("")]
+            self.failures = [self.alone(died_in)]
         if done.returncode < 0:
             lines.append(f"ended by {signal.Signals(-done.returncode).name}")
         elif failed:
             lines.append(f"exit status {done.returncode}")
         if failed:
             self.ending = "\n".join(lines[-ENDING:])
-        shown = "\n".join(lines) + "\n" if failed or self.title == "python" else ""
+        shown = "\n".join(lines) + "\n" if failed or self.is_python else ""
         if self.counts.total():
             print(f"== {self.title}\n{shown}   {sentence(self.counts)}\n", end="", flush=True)
 
     def alone(self, test):
         """The command that runs one of its tests alone."""
         set_first = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        command = [sys.executable, "-m", "pytest"] if self.title == "python" else self.command
+        command = [sys.executable, "-m", "pytest"] if self.is_python else self.command
         return " ".join([*set_first, shlex.join([*command, test] if test else command)])
 
 
@@ -117,11 +123,16 @@ def main():
     options.add_argument("--install", action="store_true", help="tools/check_install.py on each build")
     options.add_argument("--stage", help="take the Python package from this installation tree")
     options.add_argument("--only", metavar="NAME", help="only suites or tests whose names contain this")
+    options.add_argument("--targets", action="store_true", help="print what must be built for the suites, and end")
     given = options.parse_args()
     suites = []
     if given.python:
-        command = [sys.executable, "-m", "pytest", "-q", "-rsfE", "--tb=short", "tests/python"]
-        suites.append(Suite("python", command, stage_environment(given.stage) if given.stage else {}, 1000))
+        files = sorted(ROOT.glob("tests/python/test_*.py"), key=lambda file: -file.stat().st_size)
+        command = [sys.executable, "-m", "pytest", "-q", "-rsfE", "--tb=short", "-p", "no:cacheprovider"]
+        environment = stage_environment(given.stage) if given.stage else {}
+        for i in range(PARTS):
+            part = [file.relative_to(ROOT) for file in files[i::PARTS]]
+            suites.append(Suite(f"python/{i + 1}", [*command, *part], environment, 1000))
     for build in map(Path, [*given.build, *given.threads]):
         tests = json.loads((build / "meson-info" / "intro-tests.json").read_text())
         if not tests:
@@ -137,6 +148,9 @@ def main():
         suites.append(Suite("layering", [sys.executable, "tools/layering.py", *library[:1]]))
     if given.only:
         suites = [suite for suite in suites if chosen(suite, given.only)]
+    if given.targets:
+        print(*sorted({Path(suite.command[0]).name for suite in suites}))
+        return 0
     suites.sort(key=lambda suite: -suite.priority)  # what takes long is begun first, so that no core is idle at the end
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(Suite.run, suites))
@@ -158,7 +172,7 @@ def chosen(suite, name):
     """Is the suite itself asked for, or may it hold a test of that name, which it is then told to look for?"""
     if name in suite.title:
         return True
-    if suite.title == "python":
+    if suite.is_python:
         suite.command += ["-k", name]
     elif "/test_" in suite.title:
         suite.command.append(name)

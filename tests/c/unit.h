@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct unit_test {
     const char *name;
@@ -67,12 +68,15 @@ static void (*unit_end)(void); /* after all tests; NULL: nothing */
 
 static int unit_run(int argc, char **argv) {
     int passed = 0, failed = 0, skipped = 0;
+    setvbuf(stdout, NULL, _IOLBF, 0);            /* what checks said is known of a process that died, too, */
+    const bool watched = !isatty(STDOUT_FILENO); /* and where it was */
     for (unit_test *t = unit_first; t; t = t->next) {
         bool wanted = argc < 2;
         for (int i = 1; i < argc; i++) wanted |= strstr(t->name, argv[i]) != NULL;
         if (!wanted) continue;
         unit_failures = 0;
         *unit_skipped = 0;
+        if (watched) printf("RUN %s\n", t->name);
         t->run();
         if (unit_failures) {
             failed++;
@@ -82,7 +86,6 @@ static int unit_run(int argc, char **argv) {
             printf("SKIP %s: %s\n", t->name, unit_skipped);
         } else
             passed++;
-        fflush(stdout);
     }
     if (unit_end) unit_end();
     printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
