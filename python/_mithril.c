@@ -19,9 +19,11 @@ static const struct {
     {"mth_model_expose", "IOKey(name, expose=True)"},
     {"mth_model_add", "|= or +="},
     {"mth_module_type_name", "mithril.modules"},
+    {"mth_bool", "a bool"},
     {"mth_int", "an int"},
     {"mth_list", "a list"},
     {"mth_string", "a str"},
+    {"MTH_PLAIN", "|="},
     {"MTH_CHAIN", "+="},
     {"the engine pjrt", "JaxBackend"},
 };
