@@ -56,8 +56,7 @@ static mth_status array_make(mth_backend *backend, mth_dtype dtype, int rank, co
     return NULL;
 }
 
-/* Data is given unless there are no elements, and truth values are 0 or 1. What is wrong with the shape is found later.
- */
+/* Data is given unless there are no elements, and truth values are 0 or 1. Errors of the shape are found later. */
 static mth_status check_data(mth_dtype dtype, int rank, const int64_t *dim, const void *data) {
     mth__shape shape = {.rank = rank};
     TRY(check_rank(rank));

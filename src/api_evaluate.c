@@ -175,8 +175,7 @@ static mth_status hold(
     return module ? mth__error_operator(status, module) : status;
 }
 
-/* The parameters of the whole model may be given, whichever of them the outputs need: mth_arrays have each name once.
- */
+/* The parameters of the whole model may be given, whichever of them the outputs need: mth_arrays has each name once. */
 static mth_status check_parameter_names(
     const mth_compiled *compiled, const mth__plan *plan, const mth_arrays *parameters) {
     bool *given = mth__calloc(plan->parameters + 1, sizeof *given);

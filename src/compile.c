@@ -1,5 +1,5 @@
-/* THE page: from a model to a program, pass by pass, top to bottom. A pass changes the graph in
- * place; what becomes of it depends on the graph and the options alone, so the same input gives the same program. After
+/* THE page: from a model to a program, pass by pass, top to bottom. A pass changes the graph in place;
+ * what becomes of it depends on the graph and the options alone, so the same input gives the same program. After
  * each pass the graph's invariants are checked, and with MITHRIL_DUMP=dir it is written to dir/NN_pass.txt. */
 #include "compile.h"
 #include "base/names.h"

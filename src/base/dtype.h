@@ -29,11 +29,11 @@ bool mth__is_float(mth_dtype);
 bool mth__is_integer(mth_dtype); /* a bool is none */
 bool mth__is_half(mth_dtype);    /* floating, of 16 bits: what computes with it does so in float32 */
 
-/* Elements from one dtype to another, `count` of them, dense. The two memories don't overlap, unless they are the
-   same and so are the dtypes. As the operator cast: a
-   floating result is rounded once, to nearest even, with subnormals, infinities and NaN (a quiet one, with the upper
-   bits of what it carried); to an integer toward zero, and past its range to the least or the largest, NaN to 0; of a
-   longer integer the lower bits stay; a bool is whether the element is not 0. */
+/* Converts `count` elements, which lie without gaps, from one dtype to another. The two memories don't overlap, unless
+   they are the same and so are the dtypes. The rules are those of the operator cast: a floating result is rounded once,
+   to nearest even, with subnormals, infinities and NaN (a quiet one, with the upper bits of what it carried); to an
+   integer toward zero, and past its range to the least or the largest, NaN to 0; of a longer integer the lower bits
+   stay; a bool is whether the element is not 0. */
 void mth__dtype_convert(mth_dtype from, const void *in, mth_dtype to, void *out, int64_t count);
 /* The index of the first element that `to` can't hold: a finite value that would become infinite, an integer outside
    the range, for an integer also what is no number. -1: there is none. Rounding loses nothing in this sense. */

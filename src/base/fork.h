@@ -1,7 +1,7 @@
 /* What a fork does to objects. The child has all of the memory and one of the threads: locks that others held stay
  * taken in it, and what they were changing stays half changed. So an object with a lock says here what is to be done
  * around a fork: short locks are held while it happens, so that the child finds what they guard whole; what may be held
- *   for long is made anew in the child. */
+ * for long is made anew in the child. */
 #ifndef MTH__FORK_H
 #define MTH__FORK_H
 #include "base/status.h"

@@ -64,9 +64,9 @@ const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *va
 char *mth__options_signature(mth__arena *, const mth__opt *const *tables);
 /* Adds an option a line: "bias: bool = True: whether a bias is added". */
 void mth__options_doc(mth__text *, const mth__opt *const *tables, const char *indent);
-/* A spec, the caller's or an option's -> splits. `rank` entries; axes inside `on`, none repeated. `what` names the
- * tensor in errors. */
-/* an error where a spec has not `rank` entries */
+/* An error where a spec does not have `rank` entries. `what` names the tensor in errors, here and below. */
 mth_status mth__spec_rank(mth_arg spec, int rank, const char *what);
+/* Reads a spec, the caller's or an option's, into splits. It must have `rank` entries, of axes that `on` has, none of
+ * them twice. */
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out);
 #endif

@@ -10,8 +10,7 @@
  *         else
  *             mth__rewrite_push(&rewrite, node);                 it stays, behind what mth__build made meanwhile
  *     }
- *     mth__rewrite_end(&rewrite);                                outputs are replaced in the same way
- */
+ *     mth__rewrite_end(&rewrite);                                outputs are replaced in the same way */
 #ifndef MTH__REWRITE_H
 #define MTH__REWRITE_H
 #include "base/graph.h"

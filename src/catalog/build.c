@@ -29,8 +29,7 @@ static int count_results(const char *results) {
 
 static bool is_bit(uint64_t bits, int j) { return bits >> j & 1; }
 
-/* The dtype that the floating operands have, else that of operand 0. */
-static mth_dtype operand_dtype(const mth__node *node) {
+mth_dtype mth__operand_dtype(const mth__node *node) {
     const mth__op *op = node->op;
     for (int j = 0; j < node->nin; j++)
         if (!is_bit(op->mask_args | op->sum_args, j) && mth__is_float(node->in[j]->dtype)) return node->in[j]->dtype;
@@ -39,13 +38,13 @@ static mth_dtype operand_dtype(const mth__node *node) {
 static mth_dtype result_dtype(const mth__node *node, mth__type_rule rule) {
     switch (rule) {
     case MTH__TYPE_OPERAND: break;
-    case MTH__TYPE_SUM: return mth__dtypes[operand_dtype(node)].sums;
+    case MTH__TYPE_SUM: return mth__dtypes[mth__operand_dtype(node)].sums;
     case MTH__TYPE_ATTRIBUTE: return (mth_dtype)node->attrs.dtype;
     case MTH__TYPE_FLOAT32: return MTH_FLOAT32;
     case MTH__TYPE_INT32: return MTH_INT32;
     case MTH__TYPE_BOOL: return MTH_BOOL;
     }
-    return operand_dtype(node);
+    return mth__operand_dtype(node);
 }
 int mth__first_floating_but(const mth__node *node, mth_dtype dtype) {
     for (int at = 0; at < node->nin + node->nout; at++) {
@@ -106,7 +105,7 @@ static mth_status check_dtypes(const mth__node *node) {
         else if (binds(op, j))
             TRY(check_floating(node, j));
     }
-    const mth_dtype sums = mth__dtypes[operand_dtype(node)].sums;
+    const mth_dtype sums = mth__dtypes[mth__operand_dtype(node)].sums;
     for (int j = 0; j < node->nin; j++)
         if (is_bit(op->sum_args, j) && node->in[j]->dtype != sums)
             return wrong_dtype(node, j, mth_dtype_name(sums), mth_dtype_name(sums));

@@ -26,9 +26,9 @@ typedef struct {
     int32_t in_unit[MTH__MAX_IN][MTH__RANK], out_unit[MTH__MAX_OUT][MTH__RANK]; /* >= 1 */
 } mth__rule;
 
-/* How partial sums pass: NONE: operands must be whole sums. EACH: linear in each operand of `linear` by itself (mul,
-   contract, reshape). JOINT: all operands of `linear` together (add, concat): all partial over the same axes, or none.
- */
+/* How partial sums pass through a row. NONE: its operands must be whole sums. EACH: it is linear in each operand of
+   `linear_args` by itself (mul, contract, reshape). JOINT: it is linear in all of them together (add, concat), so all
+   must be partial over the same axes, or none. */
 typedef enum { MTH__LINEAR_NONE, MTH__LINEAR_EACH, MTH__LINEAR_JOINT } mth__linear;
 /* The dtype of a result. OPERAND: that of the floating operands, which have one; of rows without them, of operand 0.
    SUM: in which elements of the OPERAND's dtype are added up (mth__dtypes[].sums), for statistics that lose their
@@ -155,7 +155,10 @@ static inline mth__value *mth__operand_or_result(const mth__node *node, int at) 
     return at < node->nin ? node->in[at] : node->out[at - node->nin];
 }
 const char *mth__arg_name(const mth__op *, int j, char room[24]); /* of operand j: "weight" */
-/* The first of them that is floating and of another dtype; -1: none. For engines that compute in one dtype. */
+/* The dtype that the floating operands have, else that of operand 0; float32 where there is no operand. */
+mth_dtype mth__operand_dtype(const mth__node *);
+/* The first of the operands and results that is floating and of another dtype; -1: none. For engines that compute in
+   one dtype. */
 int mth__first_floating_but(const mth__node *, mth_dtype);
 
 /* A `keep` by which one device reads a parameter that lies whole on each of several: its result is a view of what that

@@ -37,9 +37,8 @@
  * attention (causal, scale): q[b,s,g,r,d], k[b,t,g,d], v[b,t,g,e], mask?[b,t] (bool or int32 or floating, 0 =
  *   hidden) -> o[b,s,g,r,e], most[b,s,g,r], sum[b,s,g,r]
  *   o = softmax_t(scale * q.k) v; causal: key t is seen by query s where t <= s (global indices). most: the largest
- *   score that s sees,
- *   sum: of exp(score - most). A query that sees no key, or scores of -inf alone, gives 0, -inf, 0. What a query does
- *   not see does not reach it: 0 times NaN is 0 there.
+ *   score that s sees, sum: of exp(score - most). A query that sees no key, or scores of -inf alone, gives 0, -inf, 0.
+ *   What a query does not see does not reach it: 0 times NaN is 0 there.
  * attention_grad (causal, scale): q, k, v, o, most, sum, do, mask? -> dq, dk, dv (SUM s and r in dk, dv). A query whose
  *   do is 0 takes no part, whatever its q, o, most and sum are.
  * moe_route (k): logits[t,e] -> weights[t,k], experts[t,k]: the k largest, descending, ties to the lower index;
@@ -65,11 +64,10 @@
  * moe_count (experts: e): experts[t,k] -> [e], float32 (SUM t): how many choices each expert has
  * communication, made by reshard alone (in's and out's shardings say all; attrs repeat it for the text): same global
  *   value all_reduce (axes: bits)   all_gather (axes, dimension)   reduce_scatter (axes, dimension)
- *   all_to_all (axes, split: the dimension to be split, gathered: the one to be gathered)   keep: local slice, no
- *   communication
+ *   all_to_all (axes, split: the dimension to be split, gathered: the one to be gathered)
+ *   keep: local slice, no communication
  *   transfer: each device takes the boxes it lacks from devices that have them, on any placements
- *   broadcast: from one device to all of another placement
- */
+ *   broadcast: from one device to all of another placement */
 #ifndef MTH__ROWS_H
 #define MTH__ROWS_H
 /* clang-format off */

@@ -49,8 +49,7 @@ GRAD(cast) { return mth__build1(builder, MTH__ROW_cast, &(mth__attrs){.dtype = I
 /* the same key and indices: the same mask */
 GRAD(dropout) { return mth__build1(builder, MTH__ROW_dropout, &node->attrs, DY, &din[0]); }
 
-/* ---------------------------------------------------------------- of two operands, each brought back to its own shape
- */
+/* ---------------------------------------------------------------- of two operands, each in its own shape again */
 static mth_status fold(mth__builder *builder, const mth__node *node, mth__value *value, int j, mth__value **din) {
     return mth__build_unbroadcast(builder, value, node->in[j]->shape, &din[j]);
 }

@@ -38,7 +38,7 @@ static void whole(mth__rule *rule, side *dims, int from) { /* the minor dimensio
 /* Both shapes fall into groups of adjacent dimensions with equal products: (b, s, h * d) to (b, s, h, d) is b|s|hd and
    b|s|h,d. Cutting the major-most dimension of a group on both sides alike cuts the same elements, so it is the factor
    that may be split: as many parts as divide both, each of `unit` elements on either side. The minor dimensions are
-     WHOLE. */
+   WHOLE. */
 static void rule_reshape(const mth__node *node, mth__rule *rule) {
     mth__rule_begin(node, rule);
     const mth__shape *in = &node->in[0]->shape, *out = &node->out[0]->shape;

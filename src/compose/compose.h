@@ -62,7 +62,7 @@ const mth__module_type *mth__module_type_find(const char *name);
 const mth_arg *mth__module_option(const mth_module *, const char *name);
 
 struct mth__expansion {
-    mth__builder builder; /* .module is "model_0.linear_3", .on what device_id or the stage says */
+    mth__builder builder; /* .label.module is "model_0.linear_3", .on is where device_id or the stage puts it */
     const mth_module *module;
     /* bound inputs, in the order of ports; an absent optional one is missing */
     int nin;
@@ -87,9 +87,8 @@ mth_status mth__expansion_weight(mth__expansion *, const char *suffix, mth__shap
 mth_status mth__expansion_parameter_as(
     mth__expansion *, const char *suffix, mth__shape, int init, double scale, const mth__sharding *, mth__value **out);
 
-/* Resolved wiring, kept by a compiled model. */
-/* All errors that need no shapes, also those of stages and specs' axes; `partitioned`: and of layouts that XLA's
- * partitioner has not. */
+/* Resolves the wiring, which a compiled model keeps. It finds all errors that need no shapes, those of stages and of
+ * specs' axes included, and, where `partitioned` is true, layouts that XLA's partitioner does not have. */
 mth_status mth__model_resolve(const mth_model *, mth__mesh *, bool partitioned);
 mth_status mth__check_partitionable(const mth__sharding *, int rank, const char *what); /* of a spec */
 /* As it is now, with the same weights. */
@@ -116,10 +115,10 @@ typedef struct {
     mth_dtype dtype;
     mth__shape shape;
 } mth__input_description;
-/* For a plan before any inputs are known: ids and masks of 8 sequences of 128, or of the model's max_len. 0 where the
-   model has other inputs, whose widths only the user knows. */
-/* Sets ids[i] for the inputs that a module reads as ids or as a mask: floating numbers in them are a mask's. */
+/* Sets ids[i] for each input number i that a module reads as ids or as a mask: floating numbers in it are a mask's. */
 void mth__model_id_inputs(mth__arena *scratch, const mth_model *, bool *ids);
+/* Inputs for a plan that is made before any are known: ids and masks of 8 sequences of 128, or of the model's max_len.
+   Returns how many; 0 where the model has other inputs, whose widths only the user knows. */
 size_t mth__model_nominal_inputs(mth__arena *, const mth_model *, mth__input_description **out);
 /* Fills the graph: inputs (errors for missing, unknown), parameters in order of composition, nodes, outputs. */
 mth_status mth__expand(const mth_model *, const mth__input_description *, size_t count, mth__graph *);

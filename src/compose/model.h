@@ -4,8 +4,7 @@
 #include "compose/compose.h"
 
 /* A port as the type's text declares it: "mask?" may be left open, "inputs*" takes several wires. A "?" on an output
-   marks a side
-   result (dropped tokens): a chain never takes it. */
+   marks a side result (dropped tokens), which a chain never takes. */
 typedef struct {
     const char *name;
     bool optional, repeats;
@@ -154,8 +153,7 @@ mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *, bo
 /* declared.c, and from the third on pipeline.c */
 size_t mth__pipeline_stages(const mth_module *); /* 0: the module is no Pipeline */
 const mth_model *mth__pipeline_stage(const mth_module *, size_t i);
-/* The stage that a name inside of a Pipeline begins with ("stage_0."), which the name then is without; -1: none.
- */
+/* The stage that a name inside of a Pipeline begins with ("stage_0."), which is taken off the name; -1: none. */
 int mth__pipeline_stage_named(mth__arena *scratch, const mth_module *, const char **name);
 /* The output port that an output of a stage is, or -1. */
 int mth__pipeline_port(const mth_module *, mth__arena *scratch, int stage, int output);

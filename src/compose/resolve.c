@@ -1,12 +1,11 @@
 /* From wires to connections. Names are one space in a model; a name has one writer, or it is an input of the model.
- * Where the user said
- * nothing:
+ * Where the user said nothing:
  *   - an output has the name "<block>.<port>"; of a submodel also its plain name, where no other writer has it
  *   - an open input takes the name "<block>.<port>" if somebody uses it; of a submodel its plain name if the parent
- *   uses or makes it
+ *     uses or makes it
  *   - then += gives the one open input that is left the previous block's output
  *   - what is still open becomes an input of the model, named as the port where no other input is (of a submodel:
- *   shared by name) */
+ *     shared by name) */
 #include "compose/model.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -284,7 +283,7 @@ static const mth__block *block_named(wiring *wires, const char *name, size_t n) 
     return found ? *found : NULL;
 }
 
-/* The block at or inside of `b` whose parameter `name` is, which is a path from there. */
+/* The block, `block` itself or one inside of it, that has the parameter `name`, which is a path from `block`. */
 static const mth__block *owner(mth__arena *scratch, const mth__block *block, const char *name) {
     while (block) {
         mth__ports parameters = {0};

@@ -18,8 +18,8 @@ mth_status mth__file_lies(const char *path, char *what) {
 /* ---------------------------------------------------------------- UTF-8 and JSON */
 static bool is_continuation(unsigned char character) { return (character & 0xc0) == 0x80; }
 
-/* The bytes of the character at `at`, 0 where there is no valid one: too long a form, a surrogate, or above U+10FFFF.
- * */
+/* How many bytes the character at `at` has; 0 where it is not valid: too long a form, a surrogate, or above
+ * U+10FFFF. */
 static size_t character(const unsigned char *at, size_t room) {
     if (at[0] < 0x80) return 1;
     const size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;

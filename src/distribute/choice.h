@@ -68,12 +68,13 @@ double mth__fraction(const mth__rule *, const mth__assignment *, const mth__plac
 /* Partial operands may go through this node as they are: bits of the axes, 0: no. */
 unsigned mth__pass_axes(const mth__propagation *, const mth__node *);
 
-/* shard_terms.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that
-   one reduction serves all. */
+/* shard_terms.c. If the node is the first of a chain of additions, the chain is put in another order: terms that are
+   partial over the same axes are added first, so that one reduction serves all of them. */
 void mth__shard_group_terms(const mth__propagation *, mth__node *);
 
-/* shard_sequence.c: n takes a partial sum that can be scattered by positions instead of made whole, and that pays, or
-   `always`: the split of n's factor. `gradients`: the plan has them. */
+/* shard_sequence.c. The node takes a partial sum. Where that sum can be scattered by positions instead of being made
+   whole, and that pays or `always` is true, `out` is the split of the node's factor of positions, and the answer is
+   true. `gradients`: the plan has them. */
 bool mth__propose_sequence(const mth__propagation *, const mth__node *node, const mth__rule *, bool gradients,
     bool always, mth__proposal *out);
 

@@ -9,8 +9,8 @@ typedef struct {
     mth__graph *graph;
     mth__arena *arena;
     mth__distribute_options options;
-    int *uses;
-    mth__node **reader; /* by value id: how many read it, the last one */
+    int *uses;          /* by value id: how many nodes read it */
+    mth__node **reader; /* by value id: the last node that reads it */
     bool *absorbed;     /* by node id: cut together with its communication */
     mth__rewrite *rewrite;
 } chunk_pass;

@@ -91,7 +91,7 @@ static bool same_rows(const mth__value *x, const mth__value *y) {
 }
 static bool together(const mth__node *a, const mth__node *b) {
     const mth__value *x = a->in[0], *y = b->in[0];
-    /* a would wait for what b sends */
+    /* merged, `a` would wait for the operand of `b`, which is made later */
     if (b->op->row == MTH__ROW_transfer && y->node && y->node->id > a->id) return false;
     return a->op == b->op && x->dtype == y->dtype && same_rows(x, y) && same_rows(a->out[0], b->out[0]) &&
         mth__same_unit(&a->label, &b->label);

@@ -3,7 +3,7 @@
 
 static const mth__device_model *model_of(const mth__placement *on) { return on->mesh->model; }
 
-double mth__flops_rate(const mth__node *node) { return model_of(node->on)->flops[node->out[0]->dtype]; }
+double mth__flops_rate(const mth__node *node) { return model_of(node->on)->flops[mth__operand_dtype(node)]; }
 
 double mth__cost_compute(const mth__node *node, const mth__shape *in, const mth__shape *out) {
     if (node->op->flags & (MTH__ALIAS | MTH__FREE)) return 0;

@@ -14,12 +14,12 @@ typedef struct {
     mth__sharding to;
 } mth__move;
 enum { MTH__MOST_MOVES = 32 };
-/* Of a value with elements of so many bytes.
-   Both shardings canonical. `to` may keep a partial sum that `from` has only where nothing else differs. Returns the
-   number of moves: 0 where equal. */
+/* The moves that bring a value, whose elements have so many bytes, from one sharding to the other. Both shardings are
+   canonical. `to` may keep a partial sum that `from` has only where nothing else differs. Returns the number of moves,
+   which is 0 where the two are equal. */
 int mth__moves(mth__shape, size_t element, const mth__sharding *from, const mth__sharding *to, mth__move *moves);
 double mth__move_cost(mth__shape, size_t element, const mth__sharding *from, const mth__move *);
-double mth__flops_rate(const mth__node *); /* a second, in the dtype of its operands */
+double mth__flops_rate(const mth__node *); /* a second, in the dtype of the operands (mth__operand_dtype) */
 /* elements on the first device, which has the most */
 int64_t mth__local_size(mth__shape, const mth__sharding *);
 int64_t mth__split_size(int64_t n, const mth__split *, const mth__placement *); /* of one dimension, likewise */
@@ -35,7 +35,8 @@ mth__sharding mth__sharding_of_spec(
    do; place calls it for the rest. */
 void mth__place_nodes(mth__graph *);
 
-/* `one`, a version of the value, was made for a consumer of phase `made`; is it there for one of phase `consumer`?
+/* `one` is the sharding of a version of the value that was made for a consumer of phase `made`. Is that version still
+   there for a consumer of phase `consumer`?
    What was gathered for forward is not kept for backward: the value is, and is gathered again, so that a split
    activation costs each device no more than its part. */
 bool mth__version_lasts(const mth__value *value, const mth__sharding *one, mth__phase made, mth__phase consumer);

@@ -6,7 +6,7 @@
  *   search.c         auto_sharding: shardings of the parameters that nobody placed, by trial (candidate.c: what;
  *                    fold.c: on how little)
  *   shard.c          shardings: of every value, and what each node needs of its operands (node->need)
- *   stored_parts.c          memory_optimization: parameters are kept in parts, shard's last act
+ *   stored_parts.c   memory_optimization: parameters are kept in parts, shard's last act
  *   reshard.c        where need differs from what a value has: the cheapest communication nodes (all_reduce, keep,
  *                    transfer and so on)
  *   communication.c  communication_optimization: removes redundant transfers (redundant.c), merges small ones

@@ -1,7 +1,7 @@
 /* The search tries hundreds of plans of a model whose blocks repeat, and the answer is the same for each of them: of a
  * run of equal blocks the first, the second and the last stay, and the second counts for all in between. Blocks are
  * found as runs of modules: module i equals module i + period in its nodes, and in where its operands come from,
- *   counted from itself. */
+ * counted from itself. */
 #include "distribute/fold.h"
 #include "base/table.h"
 #include <ctype.h>

@@ -1,9 +1,8 @@
 /* communication_optimization: what need not travel. Reshard looks at one value at a time; but a value may be a view of
  * another (a slice, a transposed tensor), and that other one may be where this one is going: made there for its own
- * consumers, or because it came from
- * there (A to B and back). The view is then taken there, where that costs less than the transfer. And the gradients of
- * a value on A, of which one comes from A and one from B, are not added on B, to where the first would travel and from
- * where the sum would come back. */
+ * consumers, or because it came from there (from placement A to B and back). The view is then taken there, where that
+ * costs less than the transfer. And where a value on A has one gradient from A and one from B, the two are added on A:
+ * on B, the first would have to travel there, and the sum back. */
 #include "distribute/choice.h"
 #include <math.h>
 #include <string.h>

@@ -3,11 +3,12 @@
  * been made of it, so that consumers with one need share one move, and a later need starts from the nearest version.
  * But a parameter that is stored in parts is gathered again by a consumer far from the last one, or of the other
  * direction: whole, it would lie there in the meantime. An activation that is split is gathered again in backward, for
- *   the same reason. */
+ * the same reason. */
 #include "distribute/decide.h"
 #include <string.h>
 
-/* Of a value: newest first, the value itself not listed. reader, at: its last consumer, and where that stood. */
+/* What has been made of a value, newest first; the value itself is not in the list. `reader` is the last consumer of
+ * the version, `at` its position in the graph. */
 typedef struct resharded {
     mth__value *value;
     const mth__node *reader;

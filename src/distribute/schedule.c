@@ -1,9 +1,10 @@
 /* The order of issue. A graph without pipelines keeps the order in which it was composed. With one, nodes form units:
  * those of one (pipeline, stage, microbatch, direction); nodes outside are units of their own. A list scheduler runs
  * the units in simulated time, each device one unit at a time, over the true dependencies, so any number of stages may
- *   share a device: GPipe  forward before backward (Huang et al. 2019)
+ * share a device. Which of the units that are ready begins first:
+ *   GPipe  forward before backward (Huang et al. 2019)
  *   1F1B   backward before forward; stage s of n has at most n - s microbatches in flight (PipeDream-Flush, Narayanan
- *   et al. 2021)
+ *          et al. 2021)
  * A transfer between stages belongs to no unit: see settle_transfer. */
 #include "distribute/decide.h"
 #include <limits.h>

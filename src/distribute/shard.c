@@ -1,8 +1,8 @@
 /* A sharding for every value and what every node needs of its operands. Nodes are visited in order. Each mesh axis may
  * split one factor of the node: those that an operand, a fixed weight or a wish behind the result propose, or none. Of
- *   all combinations the cheapest is
- * taken: bringing the operands + computing + bringing the results to where they are wanted. A SUM or MAX factor that is
- * split leaves the results partial. Weights that the user laid out stay where they are unless nothing else works. */
+ * all combinations the cheapest is taken; its cost is that of bringing the operands there, of computing, and of
+ * bringing the results to where they are wanted. A SUM or MAX factor that is split leaves the results partial. Weights
+ * that the user laid out stay where they are unless nothing else works. */
 #include "distribute/choice.h"
 #include <math.h>
 #include <string.h>

@@ -114,10 +114,9 @@ static bool enter(region *candidate, const mth__node *node, const mth__value *va
     return true;
 }
 
-/* All that follows n, which takes the partial sum, up to products that take what comes out. What leaves the program has
-   to be gathered
-   too: a sum that goes straight there is better made whole at once, but not one that is added to a residual stream of
-     parts. */
+/* Collects all that follows the node, which takes the partial sum, up to the products that take what comes out. What
+   leaves the program must be gathered as well, so a sum that goes straight there is better made whole at once; but not
+   one that is added to a residual stream that lies in parts. */
 static bool explore(region *candidate, const mth__node *node, const mth__value *sum, int dim) {
     bool leaves = false;
     if (!enter(candidate, node, sum, dim)) return false;

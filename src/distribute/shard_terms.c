@@ -1,6 +1,6 @@
-/* Sums of many terms (a value with several consumers has as many gradients): the order of addition is free, and adding
- * partial sums before they are reduced costs one reduction where adding them one by one to a whole sum costs one each.
- */
+/* Sums of many terms (a value with several consumers has as many gradients). The order of addition is free. Adding
+ * partial sums before they are reduced costs one reduction; adding them one by one to a whole sum costs one for
+ * each. */
 #include "distribute/choice.h"
 
 enum { TERMS = 32 };

@@ -62,7 +62,7 @@ static mth_status take_operands(move_builder *builder) {
     return NULL;
 }
 
-/* Every rank combines its part of n, then all take the others' parts. */
+/* Every rank combines one part of the flat tensor from all ranks; then each takes the parts of the others. */
 static void direct_all_reduce(move_builder *builder) {
     mth__area all = operand_of(builder, builder->rank);
     const int64_t elements = mth__area_size(&all);

@@ -2,8 +2,8 @@
 
 /* Hierarchical: rank r is place x = r mod b of group g = r div b. The slow links between groups carry as little as can
  * be: reductions go inside first, all_gather outside first. A tree's all_gather gathers to rank 0 and broadcasts, its
- *   reduce_scatter reduces to rank 0 and
- * scatters: any n. A ring's all_to_all passes every box on from neighbour to neighbour. */
+ * reduce_scatter reduces to rank 0 and scatters: any n. A ring's all_to_all passes every box on from neighbour to
+ * neighbour. */
 static const mth__rule_set
     rules[MTH__TRANSFER]
          [MTH__ALGORITHMS] =

@@ -1,5 +1,5 @@
 /* Collectives by name, as steps: one template for each kind, algorithm and number of ranks, used by every engine that
- * has no collective of its own, by the verifier and by the profile.
+ * has no collective of its own and by the verifier.
  *
  * A template works on a buffer of `chunks` chunks on each rank. In round t rank r pulls chunks from the buffers of its
  * peers, as they were after round t - 1, and copies them over or reduces them into its own. It begins with its own

@@ -157,8 +157,8 @@ static void form_blocks(layout *pass) {
 }
 
 /* ---------------------------------------------------------------- exits that are lent */
-/* Exits that are looked at for a block, and tried; blocks that one exit takes: a plan costs time linear in its length.
- */
+/* Most exits that are looked at for a block, most that are tried, and most blocks that one exit takes. They are bounded
+ * so that a plan takes time linear in its length. */
 enum { LOOKED_AT = 1024, LENDERS = 64, BORROWERS = 256 };
 typedef struct {
     int exit, first;
@@ -166,7 +166,7 @@ typedef struct {
     VEC(block *) in; /* by offset */
 } exit_lender;
 
-/* Of blocks by offset: the lowest at which nobody is in x's time. */
+/* The lowest offset at which none of the blocks, which are in order of offset, lies while `item` lives. */
 static int64_t lowest_free(block *const *at, size_t n, const block *item) {
     int64_t offset = 0;
     for (size_t i = 0; i < n; i++) {
@@ -227,7 +227,7 @@ static bool borrow(layout *pass, exit_lender *of, block *item) {
 
 static void try_to_lend(layout *pass, exit_lender *of, int n, block *item) {
     int low = 0, high = n;
-    /* from the first that is written when x is over: later ones are for what lives longer */
+    /* begins at the first exit that is written when `item` is over: later exits are for what lives longer */
     while (low < high) {
         int middle = (low + high) / 2;
         if (of[middle].first > item->last)

@@ -1,5 +1,5 @@
-/* From the ordered graph to programs by role. A node costs what the roles that take part in it cost, not the devices.
- */
+/* From the ordered graph to programs by role. The time for a node grows with the roles that take part in it, not with
+ * their devices. */
 #include "base/names.h"
 #include "catalog/rows.h"
 #include "emit/emit.h"

@@ -209,15 +209,16 @@ mth_status mth__program_parse(mth__arena *, const char *text, mth__program **out
 mth_status mth__program_verify(const mth__program *);
 mth_status mth__global_verify(const mth__program *); /* global_verify.c says what it proves of the second product */
 
-/* What a device takes from others in a transfer: for each piece the owner, and the box in global indices.
-   emit/transfer.c Chooses itself where it has the element, else the owner nearest after it in rank order (spreads the
-   load). */
+/* What a device takes in a transfer: for each piece the device that it is taken from, and the box in global indices. An
+   element that the device has already is taken from itself, any other from the nearest owner after it in rank order,
+   which spreads the load. transfer.c */
 typedef struct {
     int from_device;
     int64_t start[MTH__RANK], size[MTH__RANK], step[MTH__RANK];
 } mth__piece;
-int mth__transfer_pieces(mth__arena *, const mth__channel *, int to_device, mth__piece **out); /* count */
-/* Does the channel say something that can be done: shardings of its kind, axes, dimensions, group. channel_check.c */
+int mth__transfer_pieces(mth__arena *, const mth__channel *, int to_device, mth__piece **out); /* how many */
+/* channel_check.c. An error where a channel cannot be carried out: the shardings do not fit its kind, or the axes,
+   dimensions or groups do not fit them. */
 mth_status mth__channel_check(const mth__channel *);
 /* a placement; axes of it, each used once; no partial sum over an axis that splits */
 mth_status mth__sharding_check(const mth__sharding *, mth__shape);

@@ -11,8 +11,7 @@
  *     "linear_1: all_reduce" role 0 devices 0..3 slab 4096
  *       x: f32[8,32] (None, None) on p0 at entry 0
  *       0  %5: f32[8,16] of [8,64] (None, 0) on p0 at slab+0 = contract x, linear_0.weight spec="bi,io->bo" @linear_0
- *       1  y: f32[8,16] (None, None) on p0 at exit 0 = all_reduce ring c0 %7 @linear_1
- */
+ *       1  y: f32[8,16] (None, None) on p0 at exit 0 = all_reduce ring c0 %7 @linear_1 */
 #include "emit/program_words.h"
 #include "emit/traffic.h"
 #include <inttypes.h>

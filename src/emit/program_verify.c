@@ -56,8 +56,7 @@ static bool is_exit(const mth__program_value *value, const mth__exit *exit) {
         mth__sharding_equal(&value->sharding, &exit->sharding, exit->shape.rank);
 }
 
-/* What the role writes to an exit belongs there; the last value written, or a view of all of it, is what the exit is.
- */
+/* What the role writes to an exit belongs there; the exit is the last value written, or a view of all of it. */
 static mth_status check_exits(mth__verification *proof) {
     const mth__role *role = proof->role;
     for (size_t i = 0; i < role->instr.n; i++)

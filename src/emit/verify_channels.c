@@ -1,7 +1,7 @@
-/* Channels: who takes part, with what; and that nobody waits for ever. The second by letting the roles run: an
- * instruction that would block hands over to the roles that it waits for. What a role waits for, all its devices wait
- * for, of all devices of the others: where the roles come to their end, so do the devices, in whatever order they run.
- */
+/* Channels: who takes part, with what; and that nobody waits for ever. The latter is proved by letting the roles run:
+ * an instruction that would block hands over to the roles that it waits for. What a role waits for, each of its devices
+ * waits for, and from all devices of those roles. So where the roles come to their end, the devices do too, in whatever
+ * order they run. */
 #include "emit/verify.h"
 
 /* ---------------------------------------------------------------- one role's part */

@@ -162,8 +162,8 @@ static mth_status check_view(const mth__verification *proof, int number) {
 }
 
 /* ---------------------------------------------------------------- places */
-/* An exit in which value x of the role lies: the role's devices hold it, each as many bytes (check_exits), the first
- * device's. */
+/* Notes the exit in which the role's value `number` lies, with the bytes of the first device's part: check_exits makes
+ * sure that every device of the role has a part, of as many bytes. */
 static mth_status find_exit(mth__verification *proof, int number) {
     const int exit_number = proof->role->value.at[number].index;
     const mth__exit *exit = &proof->program->exit.at[exit_number];

@@ -44,6 +44,28 @@ GUARDED(devices_of_one_machine_share_it) {
     CHECK(mth__device_model_of(m, 1, 8).flops[MTH_FLOAT32] == 50e9);
 }
 
+/* The flops of a node are those of a device in the dtype that the node reads. */
+GUARDED(nodes_compute_in_the_dtype_of_their_operands) {
+    mth__mesh *mesh = MESH(a, 1);
+    mth__mesh_use(mesh,
+        parsed("flops float32 1e9\nflops bfloat16 4e9\nmemory_rate 1e9\nkernel_latency 0\nlink_rate 1e9\n"
+               "link_latency 0\n"));
+    const mth__placement *on = mth__place_whole(mesh);
+    mth__graph *graph = mth__graph_new(a, mesh);
+    mth__builder b = builder(graph);
+    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", SHAPE(64, 32), on, NULL);
+    mth__value *half = node1(&b, "cast", &(mth__attrs){.dtype = MTH_BFLOAT16}, x, on, NULL, 0);
+    mth__value *full = node1(&b, "cast", &(mth__attrs){.dtype = MTH_FLOAT32}, half, on, NULL, 0);
+    mth__value *ids = source(graph, MTH__VALUE_INPUT, "ids", SHAPE(64), on, NULL);
+    ids->dtype = MTH_INT32;
+    mth__value *table = node2(&b, "gather_grad", &(mth__attrs){.rows = 8}, ids, half, on, NULL, 0);
+    mth__value *position = node(&b, "sinusoid", &(mth__attrs){.length = 8, .width = 4}, 0, NULL, on, NULL, 0);
+    CHECK(mth__flops_rate(half->node) == 1e9); /* what it reads, not what it writes */
+    CHECK(mth__flops_rate(full->node) == 4e9);
+    CHECK(mth__flops_rate(table->node) == 4e9);    /* not in that of the ids */
+    CHECK(mth__flops_rate(position->node) == 1e9); /* no operand: float32 */
+}
+
 /* The last axis of the mesh is the innermost. */
 GUARDED(communication_costs_what_its_axis_does) {
     mth__mesh *mesh = MESH(a, 2, 4);

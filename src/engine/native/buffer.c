@@ -1,9 +1,8 @@
 /* Buffers: reference counted; what is released is kept by size class for the next run's exits. Those of middling size
- * lie side by side in
- * spans: the gradients of a transformer are hundreds of buffers of 64 KiB to 4 MiB, and small pages cost a fault for
- * each 4 KiB of them in the first step. Large pages are asked for where buffers cover them, so that the memory that is
- * taken is that of the buffers: the rest of a span is addresses alone. The lock is taken when a buffer is made or dies,
- *   never inside a run's tasks. */
+ * lie side by side in spans: the gradients of a transformer are hundreds of buffers of 64 KiB to 4 MiB, and small pages
+ * cost a fault for each 4 KiB of them in the first step. Large pages are asked for where buffers cover them, so that
+ * the memory that is taken is that of the buffers: the rest of a span is addresses alone. The lock is taken when a
+ * buffer is made or dies, never inside a run's tasks. */
 #include "engine/native/native.h"
 #include <string.h>
 

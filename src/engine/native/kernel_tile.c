@@ -67,8 +67,8 @@ size_t mth__matrix_bytes(mth_dtype a, mth_dtype b, int64_t m, int64_t n, int64_t
     const int64_t step = depth(a, b, m, n, k);
     return tile_bytes(a, m * step) + tile_bytes(b, step * n);
 }
-/* BLAS wants to know which of the two dimensions is contiguous, and the stride of the other; sizes of 1 leave it free.
- */
+/* BLAS wants to know which of the two dimensions is contiguous, and the stride of the other. Where a size is 1, either
+ * may be called contiguous. */
 static bool transposed(const mth__matrix *x, int64_t rows, int64_t columns, int64_t *ld) {
     const bool t = columns > 1 && x->column != 1;
     *ld = t ? x->column : rows > 1 ? x->row : columns;

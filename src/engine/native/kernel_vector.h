@@ -1,7 +1,7 @@
 /* Loops over contiguous float32 runs, compiled once for each instruction set (kernel_vector_body.h) and chosen when the
  * kernels open: on one machine the bits are always the same. Exponentials and their like are our own polynomials;
  * greatest errors against double libm, over every 997th float32 of the range (test_kernels: accuracy): exp 0.98 ulp,
- *   log 0.77, tanh 1.22, erf 1.13, sigmoid 2.16. */
+ * log 0.77, tanh 1.22, erf 1.13, sigmoid 2.16. */
 #ifndef MTH__KERNEL_VECTOR_H
 #define MTH__KERNEL_VECTOR_H
 #include "base/graph.h"

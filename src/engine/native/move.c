@@ -1,5 +1,5 @@
-/* Strided boxes between the memories of two devices. At load dimensions that both sides
- * hold without a gap are merged, large boxes cut into parts of MTH__PIECE_BYTES, small ones gathered into one chunk. */
+/* Strided boxes between the memories of two devices. At load, dimensions that both sides hold
+ * without a gap are merged, large boxes are cut into parts of MTH__PIECE_BYTES, and small ones go into one chunk. */
 #include "engine/native/native.h"
 #include <string.h>
 

@@ -3,7 +3,7 @@
  * Progress needs no wake-up: whoever makes work visible looks for work himself before he sleeps. Wake-ups bring the
  * others in. A thread of the pool that finds nothing for a while leaves the run and sleeps; the caller stays. So when
  * the caller is alone, nothing is claimed and no task is ready, none will ever be: the run is stuck, which is reported
- *   instead of hung. */
+ * instead of hanging. */
 #include "engine/native/native.h"
 #include <linux/futex.h>
 #include <sched.h>
@@ -125,8 +125,7 @@ static bool take_part(
     return atomic_fetch_add_explicit(&stream->finished, mine, memory_order_acq_rel) + mine == chunks;
 }
 
-/* Runs a task of a claimed stream from a phase on. False: others still run chunks of it, and the last of them goes on.
- */
+/* Runs a task of a claimed stream from a phase on. False: others still run chunks of it; the last of them goes on. */
 static bool run_phases(mth__engine *engine, mth__stream *stream, const mth__task *task, int phase, void *scratch) {
     for (; phase < task->phases; phase++) {
         int chunks = task->chunks[phase];

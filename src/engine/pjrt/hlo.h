@@ -15,8 +15,7 @@
  *     mth__hlo_val y = mth__hlo_binary(hlo, "maximum", x, mth__hlo_splat(hlo, x.dtype, x.shape, 0));
  * writes
  *     %7 = stablehlo.constant dense<0.0> : tensor<8x16xf32>
- *     %8 = stablehlo.maximum %6, %7 : tensor<8x16xf32>
- */
+ *     %8 = stablehlo.maximum %6, %7 : tensor<8x16xf32> */
 #ifndef MTH__HLO_H
 #define MTH__HLO_H
 #include "catalog/rows.h"

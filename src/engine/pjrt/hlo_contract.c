@@ -11,8 +11,8 @@ static int place(dot_term term, char letter) {
     return at ? (int)(at - term.letter) : -1;
 }
 
-/* The letters of dot_general's result: batch letters in the order of y, then those of a alone, then those of b alone.
- */
+/* The letters of dot_general's result: first batch letters in the order of y, then those of a alone, then of b
+ * alone. */
 static int natural(dot_term a, dot_term b, dot_term y, char *letters) {
     int n = 0;
     for (int i = 0; i < y.n; i++)

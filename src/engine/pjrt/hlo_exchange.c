@@ -4,7 +4,7 @@
  * In a permute each partition sends once and receives once, itself included. So the boxes go in rounds, as many as the
  * busiest partition sends or receives (an edge colouring, D. König, Math. Ann. 77, 1916). Those of a round differ from
  * device to device in where they lie and, at ends, in size: all are cut in the size of the largest, and what is too
- *   much is not laid down.
+ * much is not laid down.
  *
  *     (None, (1, 0)) to (1, 0) on a mesh of (2, 2): every device sends two boxes and receives two: 2 rounds */
 #include "engine/pjrt/hlo_group.h"

@@ -35,9 +35,10 @@ static mth__hlo_val as_list(mth__hlo *hlo, mth__hlo_val x, int dims) { /* the fi
 }
 
 /* ---------------------------------------------------------------- tokens to rows and back */
-/* For each token and choice the row that holds it, as an index into all rows of the device; here: there is one. An
-   expert chosen twice by a token counts once. Reading by choice takes t * k rows, reading by row all that are reserved.
- */
+/* For each token and choice the row that holds it, as an index into all rows of the device; `here` says whether there
+ * is
+   one. An expert that a token chooses twice counts once. Reading by choice takes as many rows as there are choices,
+   reading by row all that are reserved. */
 static mth__hlo_place rows_of_choices(mth__hlo *hlo, const mth__hlo_operand *rows, const mth__hlo_operand *experts) {
     const mth__shape et = rows->value.shape, tk = experts->value.shape, all = {1, {et.dim[0] * tk.dim[0]}};
     const mth__shape tkk = {3, {tk.dim[0], tk.dim[1], tk.dim[1]}};

@@ -8,7 +8,7 @@ static mth__hlo_val minus(mth__hlo *hlo, mth__hlo_val a, mth__hlo_val b) {
     return mth__hlo_binary(hlo, "subtract", a, b);
 }
 
-/* v, which lacks dimension d of `to`, repeated along it. */
+/* Repeats `value`, which lacks dimension d of the shape `to`, along that dimension. */
 static mth__hlo_val along(mth__hlo *hlo, mth__hlo_val value, mth__shape to, int d) {
     int dims[MTH__RANK];
     for (int i = 0; i < value.shape.rank; i++) dims[i] = i < d ? i : i + 1;

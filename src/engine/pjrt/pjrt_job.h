@@ -87,8 +87,7 @@ struct mth__executable {
     /* A value that a device has no part of, but must pass to a module: zeros, made once. By slot, then by device; NULL
        for slots of which no device needs them. */
     PJRT_Buffer ***zeros;
-    /* Numbers that texts take as arguments, each once, and the devices' buffers of them: [number * devices + device].
- */
+    /* Numbers that texts take as arguments, each once, and the buffers of them, at number * devices + device. */
     VEC(int64_t) number;
     PJRT_Buffer **number_buffer;
 };

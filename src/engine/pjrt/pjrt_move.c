@@ -1,6 +1,5 @@
 /* Hops: values from device to device, by copies that the host starts and nobody waits for. Where a device wants another
- * box than a whole part, a small module cuts it out on the owner, and another one joins the pieces where they arrive.
- */
+ * box than a whole part, a small module cuts it out on the owner, and another one joins the pieces on the device. */
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 

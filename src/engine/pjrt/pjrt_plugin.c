@@ -275,8 +275,8 @@ static bool is_cut_short(const char *path) {
     return cut;
 }
 
-/* Closing a plugin that began to work tears down registries that outlive it; so a library is closed only before that.
- */
+/* Closing a plugin that began to work tears down registries that outlive it, so a library is only closed before
+ * that. */
 static mth_status load(const char *path, const PJRT_Api **out) {
     if (is_cut_short(path))
         return FAIL(MTH_ERROR_IO, F("the plugin %s is shorter than its own headers say", path),

@@ -46,8 +46,8 @@ mth_status mth__plugin_find(mth__arena *arena, const char *platform, const mth_a
 /* Consumes the error: its text (F's: free by mth__free) without the last full stop, and its code. */
 char *mth__pjrt_error_text(const mth__plugin *, PJRT_Error *, PJRT_Error_Code *);
 /* Consumes the error; NULL is NULL. `doing`: "compile linear_0". RESOURCE_EXHAUSTED is MEMORY, UNIMPLEMENTED is
-   UNSUPPORTED, CANCELLED INTERRUPTED, a compile option that is unknown or of the wrong kind VALUE, the rest INTERNAL.
- */
+   UNSUPPORTED, CANCELLED INTERRUPTED, a compile option that is unknown or of the wrong kind VALUE, all else
+   INTERNAL. */
 mth_status mth__pjrt_status(const mth__plugin *, PJRT_Error *, const char *doing);
 #define PJRT_TRY(plugin, doing, call) TRY(mth__pjrt_status(plugin, call, doing))
 #endif

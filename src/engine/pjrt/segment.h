@@ -68,8 +68,8 @@ typedef struct {
 } mth__segments;
 
 mth_status mth__segments_make(mth__arena *, const mth__program *, bool global, mth__segments **out);
-/* What `count` devices hold of a value. `local` is the largest part of any device of the placement, in the list or not.
- */
+/* What `count` devices hold of a value. `local` is the largest part that any device of the placement has, whether it is
+   in the list or not. */
 mth__hlo_part *mth__part_of(
     mth__arena *, mth_dtype, mth__shape, const mth__sharding *, int count, const int32_t *device);
 /* Of a global value, the part that XLA's partitioner gives each device: a dimension over k devices in parts of ceil(n /

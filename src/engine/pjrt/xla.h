@@ -81,8 +81,7 @@ typedef struct {
 /* The bytes alone. */
 void mth__xla_memory(const mth__xla *, mth__xla_facts *out);
 mth_status mth__xla_inspect(mth__arena *, const mth__xla *, mth__xla_facts *out);
-/* The reader of an optimized program (a HloModuleProtoWithConfig): fills `collective` and `instructions`. false where
-   the bytes are no such
-   message: nothing outside of them is read, whatever they are. */
+/* The reader of an optimized program (a HloModuleProtoWithConfig): fills `collective` and `instructions`. False where
+   the bytes are no such message: nothing outside of them is read, whatever they are. */
 bool mth__hlo_proto_collectives(mth__arena *, const unsigned char *bytes, size_t count, mth__xla_facts *out);
 #endif
