@@ -43,6 +43,7 @@ typedef struct {
     int **flight, **limit, **left;
     VEC(int) ready;
     int sequence;
+    double least; /* seconds of a unit */
 } schedule_pass;
 
 /* ---------------------------------------------------------------- devices */
@@ -212,7 +213,8 @@ static void link_units(schedule_pass *schedule) {
 }
 
 /* ---------------------------------------------------------------- simulated time */
-static const double LEAST = 1e-7; /* no unit takes no time, so that order in time is order of dependencies */
+/* No unit takes less time than its memory takes for so many bytes, so that order in time is order of dependencies. */
+static const double LEAST_BYTES = 1000;
 
 static double available(const schedule_pass *pass, const mth__placement *on) {
     const atoms *held = &pass->atoms[on->id];
@@ -269,8 +271,8 @@ static void settle_transfer(schedule_pass *pass, const mth__value *value, double
     const atoms *held = &pass->atoms[unit->on->id];
     double at = unit->ready;
     for (int k = 0; k < held->n; k++)
-        if (pass->free[held->at[k]] > 0 && pass->begun[held->at[k]] + LEAST / 2 > at)
-            at = pass->begun[held->at[k]] + LEAST / 2;
+        if (pass->free[held->at[k]] > 0 && pass->begun[held->at[k]] + pass->least / 2 > at)
+            at = pass->begun[held->at[k]] + pass->least / 2;
     if (at > time) at = time;
     settle_transfer(pass, unit->node->in[0], at);
     unit->start = at;
@@ -297,7 +299,7 @@ static void begin(schedule_pass *pass, int id, double start) {
     }
     unit->start = start;
     unit->sequence = pass->sequence++;
-    double end = start + (unit->seconds > LEAST ? unit->seconds : LEAST);
+    double end = start + (unit->seconds > pass->least ? unit->seconds : pass->least);
     occupy(pass, unit->on, start, end);
     if (unit->second_on) occupy(pass, unit->second_on, start, end);
     if (unit->region >= 0) {
@@ -381,7 +383,8 @@ static void write_order(schedule_pass *pass) {
 mth_status mth__schedule(mth__graph *graph, const mth__distribute_options *options) {
     (void)options;
     if (graph->region.n && graph->node.n) {
-        schedule_pass pass = {.graph = graph, .arena = mth__arena_new()};
+        schedule_pass pass = {
+            .graph = graph, .arena = mth__arena_new(), .least = LEAST_BYTES / graph->mesh->model->memory_rate};
         find_atoms(&pass);
         make_units(&pass);
         link_units(&pass);

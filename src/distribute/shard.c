@@ -4,11 +4,20 @@
  * bringing the results to where they are wanted. A SUM or MAX factor that is split leaves the results partial. Weights
  * that the user laid out stay where they are unless nothing else works. */
 #include "distribute/choice.h"
-#include <math.h>
 #include <string.h>
 
 static const double GATHERED_WEIGHT = 16; /* times dearer: a weight stays where it was laid */
-static const double FORBIDDEN = 1e6;
+
+/* Preferences come before seconds, whatever the machine: an assignment is better that goes against fewer of them. What
+ * is FORBIDDEN goes against more than there are; the assignment that splits nothing never is. */
+enum { FORBIDDEN = 1 << 16 };
+typedef struct {
+    int against;
+    double seconds;
+} assignment_price;
+static bool cheaper(assignment_price a, assignment_price b) {
+    return a.against < b.against || (a.against == b.against && a.seconds < b.seconds);
+}
 
 typedef struct {
     mth__propagation pass;
@@ -83,7 +92,8 @@ static mth__sharding settled(const mth__value *value, const mth__sharding *need)
     return sharding;
 }
 
-static double operand_cost(shard_pass *decision, int j, const mth__assignment *assignment, unsigned pass) {
+/* The two preferences: rows are named where their blocks are, and tokens are exchanged, not gathered. */
+static assignment_price operand_price(shard_pass *decision, int j, const mth__assignment *assignment, unsigned pass) {
     const mth__node *node = decision->node;
     const mth__value *value = node->in[j];
     mth__sharding need = mth__assigned(
@@ -91,26 +101,26 @@ static double operand_cost(shard_pass *decision, int j, const mth__assignment *a
     if (assignment->pass && value->sharding.partial) {
         need.partial = (uint8_t)pass;
         /* a partial sum passes as it is or not at all */
-        if (!mth__sharding_equal(&need, &value->sharding, value->shape.rank)) return FORBIDDEN;
+        if (!mth__sharding_equal(&need, &value->sharding, value->shape.rank)) return (assignment_price){FORBIDDEN, 0};
     }
     decision->need[j] = need;
     if (mth__info_of(&decision->pass, value)->free && lies_on(value, node->on)) {
         mth__sharding sharding = settled(value, &need);
-        return mth__sharding_equal(&sharding, &need, value->shape.rank)
-            ? 0
-            : GATHERED_WEIGHT * mth__cost_reshard(value, &sharding, &need);
+        bool equal = mth__sharding_equal(&sharding, &need, value->shape.rank);
+        return (assignment_price){0, equal ? 0 : GATHERED_WEIGHT * mth__cost_reshard(value, &sharding, &need)};
     }
-    double cost = bring(decision, j, &need);
+    assignment_price cost = {0, bring(decision, j, &need)};
     const mth__info *info = mth__info_of(&decision->pass, value);
     bool hinted = info->hint && info->hint->on == node->on && info->hint->dim[0].naxes;
-    if (hinted && (node->op->flags & MTH__NAMES_ROWS) && !need.dim[0].naxes) cost += 1;
+    if (hinted && (node->op->flags & MTH__NAMES_ROWS) && !need.dim[0].naxes) cost.against++;
     if (decision->rows < 0) return cost;
     if (j == decision->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
-        if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &value->sharding.dim[1])) return FORBIDDEN;
+        if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &value->sharding.dim[1]))
+            return (assignment_price){FORBIDDEN, 0};
     } else if (value->shape.rank == 3)
-        cost *= filled(node, decision->rows);
-    else if (j == 0 && cost > 0 && value->sharding.dim[0].naxes && !need.dim[0].naxes)
-        cost += 1; /* tokens are exchanged */
+        cost.seconds *= filled(node, decision->rows);
+    else if (j == 0 && cost.seconds > 0 && value->sharding.dim[0].naxes && !need.dim[0].naxes)
+        cost.against++;
     return cost;
 }
 
@@ -144,12 +154,16 @@ static double terms_of(const mth__graph *graph, const mth__node *node, const mth
     return term ? graph->region.at[node->label.region]->microbatches : 1;
 }
 
-static double evaluate(shard_pass *decision, const mth__assignment *assignment, unsigned pass, double best) {
+static assignment_price evaluate(
+    shard_pass *decision, const mth__assignment *assignment, unsigned pass, assignment_price best) {
     const mth__node *node = decision->node;
-    double cost = 0, memory = 0;
+    assignment_price cost = {0, 0};
+    double memory = 0;
     for (int j = 0; j < node->nin; j++) {
-        cost += operand_cost(decision, j, assignment, pass);
-        if (cost >= best) return cost;
+        assignment_price operand = operand_price(decision, j, assignment, pass);
+        cost.against += operand.against;
+        cost.seconds += operand.seconds;
+        if (!cheaper(cost, best)) return cost;
         if (decision->memory_in[j] > 0)
             memory += decision->memory_in[j] * (double)mth__local_size(node->in[j]->shape, &decision->need[j]);
     }
@@ -169,10 +183,11 @@ static double evaluate(shard_pass *decision, const mth__assignment *assignment, 
             continue;
         want.partial = want.reduce = 0;
         if (sharding.partial || !mth__sharding_equal(&sharding, &want, node->out[k]->shape.rank))
-            cost +=
+            cost.seconds +=
                 mth__cost_reshard(node->out[k], &sharding, &want) / terms_of(decision->pass.graph, node, node->out[k]);
     }
-    return cost + (compute > memory ? compute : memory);
+    cost.seconds += compute > memory ? compute : memory;
+    return cost;
 }
 
 /* ---------------------------------------------------------------- proposals and their combinations */
@@ -278,7 +293,7 @@ static void search(shard_pass *decision, mth__assignment *best) {
     axis_choices choice[MTH__AXES];
     choices_of(decision, choice);
     unsigned pass = mth__pass_axes(&decision->pass, decision->node);
-    double least = INFINITY;
+    assignment_price least = {FORBIDDEN, 0};
     memset(best, 0, sizeof *best);
     for (int through = pass != 0; through >= 0; through--) {
         int pick[MTH__AXES] = {0};
@@ -290,8 +305,8 @@ static void search(shard_pass *decision, mth__assignment *best) {
                 mth__assignment assignment;
                 compose(decision, choice, pick, &assignment);
                 assignment.pass = through != 0;
-                double cost = evaluate(decision, &assignment, pass, least);
-                if (cost < least) {
+                assignment_price cost = evaluate(decision, &assignment, pass, least);
+                if (cheaper(cost, least)) {
                     least = cost;
                     *best = assignment;
                 }
