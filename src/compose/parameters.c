@@ -61,34 +61,64 @@ static int find_from(mth__arena *arena, const mth__sharing *sharing, const char 
     return -1;
 }
 
-/* A name that means no parameter of its own: of a module that shares, it is told whose it is. */
-static mth_status no_parameter(
-    mth__arena *arena, const mth__sharing *sharing, const mth__module_use *use, const char *name) {
+/* The name that the module's option `weight` says, where the module shares; else NULL. */
+static const char *shared_name(const mth__module_use *use) {
+    const mth_arg *shared = mth__module_option(use->module, "weight");
+    return shared && shared->kind == MTH_ARG_STRING ? shared->string : NULL;
+}
+
+/* The use of a module, as seen from `path`, that tells why `name` means no parameter: it shares the weight, or is
+ * another module once more. NULL: none does. */
+static const mth__module_use *use_without(
+    mth__arena *arena, const mth__sharing *sharing, const char *path, const char *name) {
     const char *dot = strrchr(name, '.');
     const char *module = dot ? mth__format(arena, "%.*s", (int)(dot - name), name) : "";
-    mth_status status = NULL;
-    for (size_t n = strlen(use->path) + 1; !status && n > 0;) {
+    for (size_t n = strlen(path) + 1; n > 0;) {
         n--;
-        while (n > 0 && use->path[n - 1] != '.') n--;
-        const int other = mth__names_find(&sharing->path, mth__format(arena, "%.*s%s", (int)n, use->path, module));
-        if (other < 0) continue;
-        const mth__module_use *at = &sharing->use.at[other];
-        const mth__module_use *first = &sharing->use.at[at->first];
-        const mth_arg *shared = mth__module_option(first->module, "weight");
-        if (shared && shared->kind == MTH_ARG_STRING && !strcmp(dot, ".weight"))
-            status = FAIL(MTH_ERROR_VALUE,
-                F("weight='%s': that module has no weight of its own, it shares '%s'", name, shared->string),
-                strcmp(shared->string, name) ? F("give weight='%s'", shared->string)
-                                             : F("leave weight out: then it has a weight of its own"));
-        else if (first != at)
-            status = FAIL(MTH_ERROR_VALUE,
-                F("weight='%s': %s is %s once more, and the weights bear the first name", name, at->path, first->path),
-                F("give weight='%s%s'", first->path, dot));
+        while (n > 0 && path[n - 1] != '.') n--;
+        const int number = mth__names_find(&sharing->path, mth__format(arena, "%.*s%s", (int)n, path, module));
+        if (number < 0) continue;
+        const mth__module_use *use = &sharing->use.at[number], *first = &sharing->use.at[use->first];
+        if (first != use || (!strcmp(dot, ".weight") && shared_name(first))) return use;
     }
-    if (!status)
+    return NULL;
+}
+
+/* The option `weight` of a module means no parameter. Where it names one that shares in turn, that is followed: to the
+ * weight where it ends, which is to be named; back to a module on the way; or to a module whose name is the mistake. */
+static mth_status no_parameter(mth__arena *arena, const mth__sharing *sharing, const mth__module_use *use) {
+    bool *met = NEW_ARRAY(arena, bool, sharing->use.n); /* by first use */
+    const mth__module_use *at = use, *without, *next;
+    int number;
+    for (;; at = next) {
+        met[at->first] = true;
+        number = find_from(arena, sharing, at->path, shared_name(at));
+        without = number < 0 ? use_without(arena, sharing, at->path, shared_name(at)) : NULL;
+        next = without ? &sharing->use.at[without->first] : NULL;
+        if (!next || !shared_name(next) || met[next->first]) break;
+    }
+    const char *name = shared_name(at);
+    mth_status status;
+    if (number >= 0) { /* as the last one says it, where that means the same from here */
+        const char *end =
+            find_from(arena, sharing, use->path, name) == number ? name : sharing->parameter.name.at[number];
+        at = use;
+        status = FAIL(MTH_ERROR_VALUE,
+            F("weight='%s': that module has no weight of its own, it shares '%s'", shared_name(at), end),
+            F("give weight='%s'", end));
+    } else if (next && shared_name(next)) {
+        at = next;
+        status = FAIL(MTH_ERROR_VALUE,
+            F("weight='%s': that leads back here, and no module on the way has a weight of its own", shared_name(at)),
+            F("leave weight out: then it has a weight of its own"));
+    } else if (next)
+        status = FAIL(MTH_ERROR_VALUE,
+            F("weight='%s': %s is %s once more, and the weights bear the first name", name, without->path, next->path),
+            F("give weight='%s%s'", next->path, strrchr(name, '.')));
+    else
         status = FAIL(MTH_ERROR_KEY, F("weight='%s': the model has no parameter of that name", name),
             mth__name_fix("parameter", name, sharing->parameter.name.at, sharing->parameter.name.n));
-    return mth__error_source(mth__error_operator(status, use->path), use->line);
+    return mth__error_source(mth__error_operator(status, at->path), at->line);
 }
 
 mth_status mth__sharing_find(mth__arena *arena, const mth_model *model, mth__sharing *out) {
@@ -97,11 +127,11 @@ mth_status mth__sharing_find(mth__arena *arena, const mth_model *model, mth__sha
     list_model(&pass, model, "", false);
     for (size_t i = 0; i < out->use.n; i++) {
         mth__module_use *use = &out->use.at[i];
-        const mth_arg *weight = mth__module_option(use->module, "weight");
-        if (!weight || weight->kind != MTH_ARG_STRING) continue;
+        const char *weight = shared_name(use);
+        if (!weight) continue;
         const mth__module_use *first = &out->use.at[use->first];
-        use->weight = find_from(arena, out, first->path, weight->string);
-        if (use->weight < 0) return no_parameter(arena, out, first, weight->string);
+        use->weight = find_from(arena, out, first->path, weight);
+        if (use->weight < 0) return no_parameter(arena, out, first);
     }
     return NULL;
 }

@@ -39,6 +39,40 @@ def shares_what_is_shared(fixed):
     run(model, {"ids": np.zeros((2, 3), np.int32)})
 
 
+def chain_of_sharing(**weight):
+    """Modules in a row, each with the weight of its name in `weight`, None: its own."""
+    model = ml.Model()
+    for i, (name, shared) in enumerate(weight.items()):
+        model |= ml.Linear(6, weight=shared, name=name)(input=f"x{i}" if i else "x", output=f"x{i + 1}")
+    run(model)
+
+
+@case
+def shares_in_a_circle(fixed):
+    chain_of_sharing(a=None if fixed else "b.weight", b="a.weight")
+
+
+@case
+def shares_its_own_weight(fixed):
+    chain_of_sharing(a=None if fixed else "a.weight")
+
+
+@case
+def leads_to_a_circle(fixed):
+    """The module in the circle is told, not the one that leads there."""
+    chain_of_sharing(a="b.weight", b=None if fixed else "c.weight", c="b.weight")
+
+
+@case
+def shares_over_several_modules(fixed):
+    chain_of_sharing(a="d.weight" if fixed else "b.weight", b="d.weight" if fixed else "c.weight", c="d.weight", d=None)
+
+
+@case
+def leads_to_an_unknown_parameter(fixed):
+    chain_of_sharing(a="c.weight" if fixed else "b.weight", b="c.weight" if fixed else "e.weight", c=None)
+
+
 @case
 def shares_by_the_name_of_a_later_use(fixed):
     module = ml.Linear(6)
