@@ -10,12 +10,14 @@
 typedef enum { MTH__FORWARD, MTH__RECOMPUTE, MTH__BACKWARD, MTH__UPDATE, MTH__PHASE_KINDS } mth__phase;
 extern const char *const mth__phase_words[MTH__PHASE_KINDS]; /* "forward", "recompute", "backward", "update" */
 
+enum { MTH__MOST_MICROBATCHES = 1 << 15 }; /* A plan has instructions of each: planning this many takes seconds. */
+
 typedef struct {
     const char *module; /* "model_0.linear_3", or NULL */
     const char *source; /* the user's line, or NULL */
     int32_t region;     /* the pipeline (graph->region); -1: outside of any */
     int32_t stage;      /* of it; -1 outside, and only there */
-    int32_t microbatch; /* -1: the batch is not cut (yet), or the node serves all of it */
+    int32_t microbatch; /* of the region; -1: the batch is not cut (yet), or the node serves all of it */
     mth__phase phase;
 } mth__label;
 

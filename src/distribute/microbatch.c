@@ -312,7 +312,6 @@ static mth_status unroll(microbatch_pass *pass, mth__node *node) {
 }
 
 /* ---------------------------------------------------------------- the pass */
-enum { MOST_MICROBATCHES = 1 << 15 }; /* A plan has nodes for each of them: planning this many takes seconds. */
 static mth_status measure(mth__region *region) {
     if (!region->nin || region->in[0]->shape.rank < 1) {
         mth_status status =
@@ -323,11 +322,11 @@ static mth_status measure(mth__region *region) {
     }
     region->batch = region->in[0]->shape.dim[0];
     int64_t n = region->batch <= region->microbatch_size ? 1 : mth__ceil_div(region->batch, region->microbatch_size);
-    if (n > MOST_MICROBATCHES) {
-        int64_t fits = mth__ceil_div(region->batch, MOST_MICROBATCHES);
+    if (n > MTH__MOST_MICROBATCHES) {
+        int64_t fits = mth__ceil_div(region->batch, MTH__MOST_MICROBATCHES);
         mth_status status = FAIL(MTH_ERROR_VALUE,
             F("a batch of %lld in microbatches of %d makes %lld microbatches, and a plan has at most %d",
-                (long long)region->batch, region->microbatch_size, (long long)n, MOST_MICROBATCHES),
+                (long long)region->batch, region->microbatch_size, (long long)n, MTH__MOST_MICROBATCHES),
             F("give microbatch_size=%lld or more", (long long)fits));
         return mth__error_operator(status, region->name ? region->name : "pipeline");
     }

@@ -3,6 +3,8 @@
  * streams, channels and spaces. So engines have no check of their own, and a text from anywhere may be run.
  *
  * What is proved of each role, in this order; what holds for one of its devices is made sure to hold for all:
+ *   labels    stand in a stage of a region, or outside of both; a microbatch in a stage alone, below
+ *             MTH__MOST_MICROBATCHES
  *   values    (verify_values.c) lie inside their placement, with the local shape that their sharding gives; inside the
  *             slab of their space, an entry or an exit, even where they are empty; a view shows rows of its base that
  *             are the device's own
@@ -27,7 +29,8 @@
  *
  * What is not proved: that kernels compute what their rows say, that the numbers are those that the user's model means,
  * and what depends on data, such as ids, which engines check in the run. That buffers which the caller gives for two
- * entries are two. That memory suffices: sizes are known, and allocating them is the engine's.
+ * entries are two. That a label tells the truth: profiles and errors repeat it, and an engine with a compiler cuts its
+ * modules by it. That memory suffices: sizes are known, and allocating them is the engine's.
  *
  * What it shares with what makes programs, where a mistake would pass unseen: the catalog's rules of shapes and
  * factors; the arithmetic of shardings and their local shapes (base/types.c); the groups, the scratch and the check of
@@ -40,7 +43,8 @@
  * nested or a part is kept across placements, and single parts of splits, more than MTH__MOST_LOOKS looks are refused.
  * Moves of direct collectives beyond the first MTH__MOST_MOVE_LOOKS rest on the cuts alone. Each template is proved
  * once; what would take more than MOST_STEPS steps together, or one more than MOST_SET_BYTES, is refused by name:
- * rings of more than some 1600 ranks. Nothing is taken as proved. */
+ * rings of more than some 1600 ranks. Of all algorithms but the direct one more than 32767 ranks are refused
+ * (channel_check.c). Nothing is taken as proved. */
 #include "emit/verify.h"
 #include "emit/verify_moves.h"
 #include "emit/collective.h"
@@ -237,6 +241,25 @@ static mth_status check_role(const mth__verification *proof) {
     return NULL;
 }
 
+/* A label says where in the pipelines its instruction stands, or that it stands outside. */
+static mth_status check_labels(const mth__verification *proof) {
+    const mth__role *role = proof->role;
+    for (int i = 0; i < (int)role->instr.n; i++) {
+        const mth__label *label = &role->instr.at[i].label;
+        if ((label->region < 0) != (label->stage < 0))
+            return mth__refuse(proof, i, -1,
+                F("its region is %d and its stage %d, where one is -1 only with the other", label->region,
+                    label->stage));
+        if (label->microbatch >= 0 && label->stage < 0)
+            return mth__refuse(proof, i, -1, F("its microbatch %d is of no stage", label->microbatch));
+        if (label->microbatch >= MTH__MOST_MICROBATCHES)
+            return mth__refuse(proof, i, -1,
+                F("its microbatch is %d, and a batch is cut into at most %d", label->microbatch,
+                    MTH__MOST_MICROBATCHES));
+    }
+    return NULL;
+}
+
 static int *all_minus_one(const mth__verification *proof, size_t n) {
     int *at = NEW_ARRAY(proof->arena, int, n);
     return memset(at, -1, n * sizeof *at);
@@ -267,6 +290,7 @@ static mth_status verify(mth__verification *proof) {
         proof->number = (int)i;
         proof->arena = mth__arena_new();
         mth_status status = check_role(proof);
+        if (!status) status = check_labels(proof);
         if (!status) status = mth__verify_values(proof);
         if (!status) status = mth__verify_order(proof);
         if (!status) status = mth__verify_bytes(proof);

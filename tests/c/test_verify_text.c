@@ -62,6 +62,36 @@ GUARDED(places_exist_where_they_are_empty) {
     CHECK(mth__template_scratch(&ring, 0, (int64_t)1 << 61) == INT64_MAX); /* 2 * 32767 * 2^61 */
 }
 
+/* A stage is of a region, a microbatch of a stage, and there are no more of those than planning makes. */
+GUARDED(labels_stand_in_stages) {
+    static const struct {
+        const char *label, *why;
+    } all[] = {
+        {"", NULL},
+        {"@m backward", NULL},
+        {"@m stage 3", NULL},
+        {"region 2 stage 3", NULL},
+        {"@m stage 0 microbatch 32767", NULL},
+        {"@m microbatch 0", "its microbatch 0 is of no stage"},
+        {"region 1 microbatch 5", "its region is 1 and its stage -1"},
+        {"@m region 0", "its region is 0 and its stage -1"},
+        {"@m stage 0 microbatch 32768", "its microbatch is 32768, and a batch is cut into at most 32768"},
+        {"@m region 1 stage 0 microbatch 2147483647", "its microbatch is 2147483647"},
+        {"@m stage 2147483648", "number is outside"},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const char *text = mth__format(a,
+            "program\nmesh (1,)\nplacement p0 whole\nexit 0 output y: f32[1,1] (None, None) on p0\nrole 0 devices 0 "
+            "slab 0\n  0  y: f32[1,1] (None, None) on p0 at exit 0 = sinusoid length=1 width=1 %s\n",
+            all[i].label);
+        mth_status status = mth_plan_verify_text(text);
+        if (all[i].why)
+            CHECK_FAILS(status, MTH_ERROR_VALUE, all[i].why);
+        else
+            CHECK_STATUS(status);
+    }
+}
+
 /* Values of 2^61 bytes, three of them at once. */
 GUARDED(no_sum_of_sizes_wraps) {
     mth__builder b;
