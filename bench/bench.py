@@ -1,10 +1,11 @@
-"""The guide's workloads on the native engine and on XLA (JaxBackend), beside JAX (jit with NamedSharding on 4 virtual CPU devices) and torch
-(one process, unsharded).
+"""The guide's workloads on the native engine and on XLA (JaxBackend), beside JAX (jit with NamedSharding on 4 virtual
+CPU devices) and torch (one process, unsharded).
 
-One process, in turns: a round runs each once, and rows quote medians over the rounds and the ratio of medians. Results are checked against
-each other before anything is timed. `first_call_extra` is the first call (planning or compiling included) beyond the steady time, the
-median of three beginnings with everything new; `first_call_kernel` is what the operating system took of it, on both cores together: it hands
-out pages that are touched for the first time, at 0.1 ms a MB, or at 2.4 where a virtual machine has to ask its host for them.
+One process, in turns: a round runs each once, and rows quote medians over the rounds and the ratio of medians. Results
+are checked against each other before anything is timed. `first_call_extra` is the first call (planning or compiling
+included) beyond the steady time, the median of three beginnings with everything new; `first_call_kernel` is what the
+operating system took of it, on both cores together: it hands out pages that are touched for the first time, at 0.1 ms a
+MB, or at 2.4 where a virtual machine has to ask its host for them.
 
 Writes bench/results.csv. `--quick` runs 3 rounds, `--only NAME` one workload.
 """

@@ -1,4 +1,5 @@
-"""Plans and compiles an 8-layer tensor-parallel transformer for TPU slices that are not here: seconds, and what XLA says of a chip.
+"""Plans and compiles an 8-layer tensor-parallel transformer for TPU slices that are not here: seconds, and what XLA
+says of a chip.
 
 python bench/topologies.py            256 and 2048 chips of v5p (libtpu has to be installed; no TPU is needed)
 python bench/topologies.py 64         other numbers of chips
@@ -47,7 +48,8 @@ def main():
         planned = time.perf_counter()
         report = compiled.explain()
         print(
-            f"{chips} chips, {SLICES[chips]}: opened in {opened - begin:.2f} s, planned in {planned - opened:.2f} s ({len(text.splitlines())} lines), "
+            f"{chips} chips, {SLICES[chips]}: opened in {opened - begin:.2f} s, "
+            f"planned in {planned - opened:.2f} s ({len(text.splitlines())} lines), "
             f"compiled in {time.perf_counter() - planned:.2f} s\n{report}"
         )
 

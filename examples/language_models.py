@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""BERT, GPT-2, Llama and Mixtral, small and untrained: the same layers over devices in any way, trained for a few steps.
-GPT-2's head is tied to its embedding: in a pipeline, the first and the last stage each hold a copy of the table.
+"""BERT, GPT-2, Llama and Mixtral, small and untrained: the same layers over devices in any way, trained for a few
+steps. GPT-2's head is tied to its embedding: in a pipeline, the first and the last stage each hold a copy of the table.
 
 python examples/language_models.py                         each on 4 devices, tensor-parallel
 python examples/language_models.py llama --mesh 2,2        sentences over one axis of the mesh, heads over the other
@@ -96,7 +96,8 @@ def gpt2_head(c: Config, axis: int | None, table: str) -> ml.Model:
     return model
 
 
-# ---------------------------------------------------------------- Llama and Mixtral: RMSNorm, rotary, grouped heads, gates, no biases
+# ---------------------------------------------------------------- Llama and Mixtral
+# RMSNorm, rotary, grouped heads, gates, no biases.
 def llama_embedding(c: Config, axis: int | None) -> ml.Model:
     model = ml.Model()
     model |= ml.Embedding(c.vocabulary, c.width, tensor_axis=axis, name="word")(input="ids", output="y")
@@ -160,7 +161,8 @@ def inputs_of(family: str) -> tuple[str, ...]:
 
 
 def part(family: str, first: int, last: int, axis: int | None, loss: bool = True) -> ml.Model:
-    """Layers first to last - 1, with the embedding before the first layer, and the head and the loss behind the last."""
+    """Layers first to last - 1, with the embedding before the first layer, and the head and the loss behind the
+    last."""
     c, (embedding, layer, head) = FAMILIES[family]
     model = ml.Model()
     if first == 0:
@@ -179,7 +181,8 @@ def part(family: str, first: int, last: int, axis: int | None, loss: bool = True
 
 
 def build(family: str, tensor_axis: int | None = None, loss: bool = True) -> ml.Model:
-    """Heads, hidden columns, experts and the vocabulary split over a mesh axis; the one output is the loss, or the logits."""
+    """Heads, hidden columns, experts and the vocabulary split over a mesh axis; the one output is the loss, or the
+    logits."""
     return part(family, 0, FAMILIES[family][0].layers, tensor_axis, loss)
 
 

@@ -210,7 +210,8 @@ def print_devices(compiled: ml.CompiledModel, params: dict[str, ml.Array], input
         print(
             f"  device {device}: {', '.join(work)}\n            "
             f"held {bytes_['total'] / 1e6:.2f} MB (weights {bytes_['weights'] / 1e6:.2f}, activations "
-            f"{bytes_['activations'] / 1e6:.2f}), sent {moved['sent'] / 1e6:.2f} MB, received {moved['received'] / 1e6:.2f} MB"
+            f"{bytes_['activations'] / 1e6:.2f}), "
+            f"sent {moved['sent'] / 1e6:.2f} MB, received {moved['received'] / 1e6:.2f} MB"
         )
 
 

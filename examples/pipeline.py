@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A pipeline of three stages: what the schedule and the size of the microbatches do to memory, at the same gradients."""
+"""A pipeline of three stages: what the schedule and the size of the microbatches do to memory, at the same
+gradients."""
 
 import numpy as np
 

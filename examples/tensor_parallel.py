@@ -22,9 +22,8 @@ inputs = {"input": backend.randn(32, 128)}
 params = compiled.get_parameters(inputs, seed=0)  # the same numbers on any mesh
 
 for shard in params["linear_0.weight"].addressable_shards:
-    print(
-        f"device {shard.device_id} holds weight{[f'{s.start}:{s.stop}' for s in shard.index]}: {shard.data.nbytes} bytes"
-    )
+    part = [f"{s.start}:{s.stop}" for s in shard.index]
+    print(f"device {shard.device_id} holds weight{part}: {shard.data.nbytes} bytes")
 
 outputs, gradients = compiled.evaluate(params, inputs, output_gradients={"output": np.ones((32, 64), np.float32)})
 print(compiled.program_text())

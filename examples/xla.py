@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The tensor-parallel layer on XLA: what it was given, what it made of it, and who placed the collectives; then for a TPU that is not here.
+"""The tensor-parallel layer on XLA: what it was given, what it made of it, and who placed the collectives; then for a
+TPU that is not here.
 
 pip install "mithril-parallel[jax]"    a plugin of XLA for CPUs
 pip install "mithril-parallel[tpu]"    Google's libtpu, for the last part

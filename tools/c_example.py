@@ -1,5 +1,5 @@
-"""Writes the C example of include/mithril.h (its opening comment) or of a page of the documentation (its ```c block) as a C file, so that
-the build compiles it and the tests run it."""
+"""Writes the C example of include/mithril.h (its opening comment) or of a page of the documentation (its ```c block) as
+a C file, so that the build compiles it and the tests run it."""
 
 import re
 import sys

@@ -1,4 +1,5 @@
-"""Installs a build into a folder of its own and builds an example against what is there, as a user of the C library would.
+"""Installs a build into a folder of its own and builds an example against what is there, as a user of the C library
+would.
 
 Usage: python tools/check_install.py BUILD. Prints "N passed, N failed".
 """

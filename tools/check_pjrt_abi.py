@@ -1,8 +1,9 @@
 """Compares src/engine/pjrt/pjrt_abi.h with a published pjrt_c_api.h: python tools/check_pjrt_abi.py PUBLISHED.h
 
-Both headers declare the same names, so no program can include both. One list of names, read off ours, becomes one small program; it is
-compiled against each header, and what the two print (every size, every offset of a member and its size, every constant) must be equal.
-A newer published header may have longer structures and a longer table: those are named as grown, which is no error. Exit: 0 equal, 1 not.
+Both headers declare the same names, so no program can include both. One list of names, read off ours, becomes one small
+program; it is compiled against each header, and what the two print (every size, every offset of a member and its size,
+every constant) must be equal. A newer published header may have longer structures and a longer table: those are named
+as grown, which is no error. Exit: 0 equal, 1 not.
 """
 
 import argparse

@@ -1,9 +1,11 @@
-"""Counts what makes a source hard to read for a stranger: identifiers of one letter, and lines past the width of the house.
+"""Counts what makes a source hard to read for a stranger: identifiers of one letter, and lines past the width of the
+house.
 
 Usage: python tools/count_names.py [FOLDER ...]    (src, unless said)
 
-For each folder below the ones given, and for all of them together: lines, the longest line, lines of more than 120 columns, and the share of
-the identifiers in the code (comments, texts, keywords and member names of C's own library aside) that are a single letter.
+For each folder below the ones given, and for all of them together: lines, the longest line, lines of more than 120
+columns, and the share of the identifiers in the code (comments, texts, keywords and member names of C's own library
+aside) that are a single letter.
 """
 
 import re
@@ -14,8 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120
 KEYWORDS = set(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return short "
-    "signed sizeof static struct switch typedef union unsigned void volatile while bool true false NULL define include ifdef ifndef endif".split()
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while bool true "
+    "false NULL define include ifdef ifndef endif".split()
 )
 NOT_CODE = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.S)
 
@@ -35,7 +38,8 @@ def measure(path):
 def row(name, counts, longest):
     share = 100 * counts["letters"] / max(1, counts["identifiers"])
     print(
-        f"{name:24}{counts['lines']:8}{longest:9}{counts['wide']:7}{counts['identifiers']:13}{counts['letters']:12}{share:7.1f}%"
+        f"{name:24}{counts['lines']:8}{longest:9}{counts['wide']:7}{counts['identifiers']:13}{counts['letters']:12}"
+        f"{share:7.1f}%"
     )
 
 

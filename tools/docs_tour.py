@@ -4,14 +4,16 @@
     python tools/docs_tour.py            rewrites the page
     python tools/docs_tour.py --check    fails where it is stale
 
-The Python blocks of the page run one after the other, each with MITHRIL_DUMP at a directory of its own. Between the lines
+The Python blocks of the page run one after the other, each with MITHRIL_DUMP at a directory of its own. Between the
+lines
 
     <!-- dump 1/05_shard: x, %2..%9, output -->
     <!-- end -->
 
-stands what the first block's last plan left after that pass: the lines whose first or second word is among those listed (all, where there
-is no list), with "..." for those between. `slab` in place of `dump` draws the slab of a program with one role over its instructions;
-`1/printed` is what the block printed. What a block without a plugin of XLA would have left stays as it is.
+stands what the first block's last plan left after that pass: the lines whose first or second word is among those listed
+(all, where there is no list), with "..." for those between. `slab` in place of `dump` draws the slab of a program with
+one role over its instructions; `1/printed` is what the block printed. What a block without a plugin of XLA would have
+left stays as it is.
 """
 
 import contextlib

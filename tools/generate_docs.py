@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the pages of the documentation that come from tables: docs/modules.md and docs/options.md from the library's own,
-docs/errors.md from the texts that tests/python/test_errors.py holds to.
+"""Writes the pages of the documentation that come from tables: docs/modules.md and docs/options.md from the library's
+own, docs/errors.md from the texts that tests/python/test_errors.py holds to.
 
     python tools/generate_docs.py            writes them
     python tools/generate_docs.py --check    fails where they are stale
@@ -22,14 +22,16 @@ HEAD = "<!-- Written by tools/generate_docs.py: `make update-golden` renews it. 
 MODULES = """# Modules
 
 {head}
-What a model is composed of. A class of `mithril` for each, with the same options in C: `mth_module_create("Linear", ...)`. Shapes are of
+What a model is composed of. A class of `mithril` for each, with the same options in C: \
+`mth_module_create("Linear", ...)`. Shapes are of
 the whole tensors; `...` is any number of dimensions.
 
 All modules take, beside their own options:
 
 {common}
 
-A port marked `?` may be left unwired, `*` takes several values. [guide.md](guide.md) shows them at work, [operators.md](operators.md) is
+A port marked `?` may be left unwired, `*` takes several values. [guide.md](guide.md) shows them at work, \
+[operators.md](operators.md) is
 what they expand into.
 
 {index}
@@ -38,7 +40,8 @@ what they expand into.
 OPTIONS = """# Options
 
 {head}
-An option that is unknown, of a wrong type or out of its range is an error that says what would do; none is ignored. Modules have theirs in
+An option that is unknown, of a wrong type or out of its range is an error that says what would do; none is ignored. \
+Modules have theirs in
 [modules.md](modules.md).
 
 ## Backends
@@ -52,22 +55,26 @@ An option that is unknown, of a wrong type or out of its range is an error that 
 
 ## Environment
 
-- `MITHRIL_PJRT_PLUGIN_CPU`, `MITHRIL_PJRT_PLUGIN_CUDA`, `MITHRIL_PJRT_PLUGIN_TPU`: the path of the plugin of that platform, where JaxBackend's
+- `MITHRIL_PJRT_PLUGIN_CPU`, `MITHRIL_PJRT_PLUGIN_CUDA`, `MITHRIL_PJRT_PLUGIN_TPU`: the path of the plugin of that \
+platform, where JaxBackend's
   option `plugin` does not say; an empty text hides those that are installed.
-- `MITHRIL_DUMP`: a directory into which each pass of a plan writes what it leaves: the graph, later the program ([tour.md](tour.md)).
+- `MITHRIL_DUMP`: a directory into which each pass of a plan writes what it leaves: the graph, later the program \
+([tour.md](tour.md)).
 """
 
 ERRORS = """# Errors
 
 {head}
-Each error names what is wrong, the operator and the tensors where there are any, the line of your program, and a fix. In Python all are
+Each error names what is wrong, the operator and the tensors where there are any, the line of your program, and a fix. \
+In Python all are
 `mithril.MithrilError`, with the parts `.what .fix .op .tensors`, and also the class that Python uses for the like:
 
 {classes}
 
 In C `mth_error_get_code` tells the classes apart.
 
-Below are the mistakes that the tests make, with their texts to the letter (less the line of the program). Where a fix can be applied, the
+Below are the mistakes that the tests make, with their texts to the letter (less the line of the program). \
+Where a fix can be applied, the
 tests apply it and see that it works.
 """
 

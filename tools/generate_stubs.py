@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the type stubs of the package from the library's own tables, so that an editor completes every option with its default.
+"""Writes the type stubs of the package from the library's own tables, so that an editor completes every option with its
+default.
 
 python tools/generate_stubs.py            writes python/mithril/{_mithril,__init__,backends}.pyi
 python tools/generate_stubs.py --check    fails where they are stale
@@ -233,8 +234,8 @@ def stubs() -> dict[str, str]:
     options = option_signature(_mithril._compile_option_doc())
     core += "\n" + function("compile", f"model: Model, backend: Backend, *, {options}", "CompiledModel") + "\n"
     core += docstring(
-        "Compiles a model for a backend; plans are made at the first evaluate for each set of shapes, and kept.\n\nOptions:\n"
-        + textwrap.indent(_mithril._compile_option_doc(), "    "),
+        "Compiles a model for a backend; plans are made at the first evaluate for each set of shapes, and kept.\n"
+        "\nOptions:\n" + textwrap.indent(_mithril._compile_option_doc(), "    "),
         "    ",
     )
     for name, signature, _, doc in _mithril._module_types():

@@ -96,7 +96,8 @@ def check_names():
 
 
 def defined_types(text):
-    """Names of the types that a C file defines: of structs, unions and enums with a body, and of typedefs of other types."""
+    """Names of the types that a C file defines: of structs, unions and enums with a body, and of typedefs of other
+    types."""
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     for match in re.finditer(r"\b(?:struct|union|enum)\s+(\w+)\s*\{", text):
         yield match[1]
@@ -148,7 +149,7 @@ def check_operators():
 
 
 def check_format():
-    """`make format` would change nothing, and no line of C or of a stub is wider than its limit."""
+    """`make format` would change nothing, and no line is wider than the limit, in C, in Python or in a stub."""
     tools = Path(sys.executable).parent
     c, python = files(HAND_WRITTEN, ".c", ".h"), files(HAND_WRITTEN, ".py")
     for command in ([tools / "clang-format", "--dry-run", *c], [tools / "ruff", "format", "--check", *python]):
@@ -156,7 +157,7 @@ def check_format():
         for line in done.stdout.splitlines():
             if re.search(r"clang-format-violations|^Would reformat|[Nn]o such file", line):
                 yield f"{line.replace(f'{ROOT}/', '')}: run make format"
-    for path in c + files(HAND_WRITTEN, ".pyi"):
+    for path in [*c, *python, *files(HAND_WRITTEN, ".pyi")]:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if len(line) > COLUMNS:
                 yield f"{path.relative_to(ROOT)}:{number}: {len(line)} columns, at most {COLUMNS}"
@@ -190,7 +191,8 @@ def check_loops(library):
     for (one, other), names in sorted(calls.items()):
         if one < other and (other, one) in calls:
             there, back = ", ".join(sorted(names)), ", ".join(sorted(calls[other, one]))
-            yield f"{one.relative_to(ROOT)} calls {there}, and {other.relative_to(ROOT)} calls {back}: move what both need below them"
+            pair = f"{one.relative_to(ROOT)} calls {there}, and {other.relative_to(ROOT)} calls {back}"
+            yield f"{pair}: move what both need below them"
 
 
 def main():

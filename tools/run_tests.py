@@ -15,8 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADED = r"test_(api|native|pjrt_record|pjrt_run|program|property|threads|walk|xla)|example_\w+|fuzz_model"
-# With sanitizers. A plugin is not instrumented: it synchronises its threads where nobody can see it. And it is three times as slow: tests that
-# ask XLA for numbers run without one, up to the StableHLO that they make.
+# With sanitizers. A plugin is not instrumented: it synchronises its threads where nobody can see it. And it is three
+# times as slow: tests that ask XLA for numbers run without one, up to the StableHLO that they make.
 NUMBERS = r"test_hlo\w*"
 SANITIZED = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1"}
 NO_PLUGIN = {"MITHRIL_PJRT_PLUGIN_CPU": ""}

@@ -65,7 +65,8 @@ __all__ = [
 
 
 def _warn_of_namesake() -> None:
-    """PyPI has another distribution, called mithril, whose files lie in the same folder: the one installed last is imported.
+    """PyPI has another distribution, called mithril, whose files lie in the same folder: the one installed last is
+    imported.
 
     Its metadata is looked for by name: importlib.metadata takes longer to import than this package."""
     import os
@@ -83,8 +84,9 @@ def _warn_of_namesake() -> None:
             import warnings
 
             warnings.warn(
-                f"the distribution 'mithril' {stem[8:].split('-')[0]} is installed beside 'mithril-parallel' {__version__}, which this "
-                "package is of: both are imported as mithril, and installing or upgrading either can replace the other's files\n"
+                f"the distribution 'mithril' {stem[8:].split('-')[0]} is installed beside 'mithril-parallel' "
+                f"{__version__}, which this package is of: both are imported as mithril, and installing or upgrading "
+                "either can replace the other's files\n"
                 "  fix: pip uninstall -y mithril && pip install --force-reinstall --no-deps mithril-parallel",
                 stacklevel=3,
             )
@@ -100,9 +102,11 @@ def _operation(text: str) -> Any:
 
 
 class IOKey(str):
-    """The name of a connection. A str says the same, but for expose=True: it then stays an output of its model though blocks read it.
+    """The name of a connection. A str says the same, but for expose=True: it then stays an output of its model though
+    blocks read it.
 
-    An exposed connection of a submodel is a port of it, one of a stage a port of the Pipeline. An input can't be exposed.
+    An exposed connection of a submodel is a port of it, one of a stage a port of the Pipeline. An input can't be
+    exposed.
     """
 
     __slots__ = ("expose",)

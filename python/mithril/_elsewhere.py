@@ -1,7 +1,7 @@
 """What this package says of names that it has not: attributes of its modules, and imports from them.
 
-Python makes `from mithril import Tensor` into an ImportError of its own where the attribute is not found; before that it
-looks for a submodule of the name. So imports are answered there, by a finder that stands behind all others."""
+Python makes `from mithril import Tensor` into an ImportError of its own where the attribute is not found; before that
+it looks for a submodule of the name. So imports are answered there, by a finder that stands behind all others."""
 
 import sys
 from collections.abc import Sequence

@@ -20,7 +20,8 @@ def _doc(text: str, engine: str) -> str:
 
 
 def _folders(path: list[object]) -> list[str]:
-    """The entries of sys.path that are folders. Python too passes over what is no str; some texts are no names of files."""
+    """The entries of sys.path that are folders. Python too passes over what is no str; some texts are no names of
+    files."""
 
     def is_name(entry: str) -> bool:
         try:
@@ -39,8 +40,8 @@ class CBackend(Backend):
 
 class JaxBackend(Backend):
     __doc__ = _doc(
-        "XLA, through a plugin of the PJRT C API: `pip install \"mithril-parallel[jax]\"` brings the CPU's, [tpu] and [cuda] theirs; jax itself is not\n"
-        "needed. device_mesh sets the number of CPU devices.",
+        "XLA, through a plugin of the PJRT C API: `pip install \"mithril-parallel[jax]\"` brings the CPU's, "
+        "[tpu] and [cuda] theirs; jax itself is not\nneeded. device_mesh sets the number of CPU devices.",
         "pjrt",
     )
     __slots__ = ()

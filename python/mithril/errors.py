@@ -33,7 +33,8 @@ class MithrilValueError(MithrilError, ValueError):
 
 
 class MithrilFileError(MithrilValueError, OSError):
-    """A file that the system refuses: errno says why. Where Python has a class for that, such as FileNotFoundError, it is this one too."""
+    """A file that the system refuses: errno says why. Where Python has a class for that, such as FileNotFoundError, it
+    is this one too."""
 
     def __init__(
         self, message: str, what: str = "", fix: str = "", op: str = "", tensors: tuple[str, ...] = (), number: int = 0
@@ -83,7 +84,8 @@ class MithrilKeyError(MithrilError, KeyError):
 
 
 class MithrilImportError(MithrilError, ModuleNotFoundError):
-    """A name or a submodule that this version does not have, or that is elsewhere than in the published Mithril package."""
+    """A name or a submodule that this version does not have, or that is elsewhere than in the published Mithril
+    package."""
 
 
 class MithrilAttributeError(MithrilError, AttributeError):

@@ -23,12 +23,14 @@ def _source(parameter: str, entry: object) -> tuple[str, str, bool]:
             return parameter, tensor, truth
         case (str() as tensor, str() as other) if isinstance(entry, tuple):
             raise _wrong_type(
-                f"names[{parameter!r}] is ({tensor!r}, {other!r}), where the name of one tensor is expected, or (name, transpose)",
+                f"names[{parameter!r}] is ({tensor!r}, {other!r}), where the name of one tensor is expected, "
+                "or (name, transpose)",
                 f'give "{tensor}", or ("{tensor}", True) to transpose it',
             )
         case (str() as tensor, flag) if isinstance(entry, tuple):
             raise _wrong_type(
-                f"names[{parameter!r}] is ({tensor!r}, x) with x of type {type(flag).__name__}, where a bool says whether to transpose",
+                f"names[{parameter!r}] is ({tensor!r}, x) with x of type {type(flag).__name__}, where a bool says "
+                "whether to transpose",
                 f'give "{tensor}", or ("{tensor}", True) to transpose it',
             )
         case tuple():
@@ -37,7 +39,8 @@ def _source(parameter: str, entry: object) -> tuple[str, str, bool]:
                 'give a str, or a tuple of a str and a bool: ("layer.weight", True)',
             )
     raise _wrong_type(
-        f"names[{parameter!r}] is of type {type(entry).__name__}, where the name of a tensor is expected, or (name, transpose)",
+        f"names[{parameter!r}] is of type {type(entry).__name__}, where the name of a tensor is expected, "
+        "or (name, transpose)",
         'give a str, or a tuple of a str and a bool: ("layer.weight", True)',
     )
 
@@ -79,10 +82,11 @@ def read_safetensors(
 ) -> dict[str, Array]:
     """The parameters of a compiled model, from a file.
 
-    names maps each parameter to a tensor of the file, or to (tensor, transpose): with True the tensor is transposed, since a torch model
-    stores a Linear's weight as (out, in). A device reads the slices that it is to hold, and nothing else. `inputs` give the shapes, as
-    for get_parameters. Of a model that compile's outputs= cut, names may have the parameters of the whole: what is not needed is not
-    read. A file that lies about its tensors, or is cut short while it is read, is an error.
+    names maps each parameter to a tensor of the file, or to (tensor, transpose): with True the tensor is transposed,
+    since a torch model stores a Linear's weight as (out, in). A device reads the slices that it is to hold, and nothing
+    else. `inputs` give the shapes, as for get_parameters. Of a model that compile's outputs= cut, names may have the
+    parameters of the whole: what is not needed is not read. A file that lies about its tensors, or is cut short while
+    it is read, is an error.
     """
     if not isinstance(names, Mapping):
         raise _wrong_type(

@@ -1,6 +1,4 @@
-/* Journeys through the public API: what a user does, what goes wrong on the way, and memory that fails at every index.
- */
-#include "compile.h"
+/* Journeys through the public API: what a user does, what goes wrong on the way, and memory that fails anywhere. */
 #include "public_kit.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -107,21 +105,6 @@ TEST(allocation_fails_at_every_index) {
         if (unit_failures > 10) break;
     }
     CHECK_STATUS(journey()); /* all is usable afterwards */
-}
-
-/* A row without a reader would be an option that is taken and dropped. */
-static void check_readers(const mth__opt *table) {
-    for (const mth__opt *row = table; row->name; row++) {
-        if (!row->read) printf("  the option %s has no reader\n", row->name);
-        CHECK(row->read && row->doc);
-    }
-}
-
-TEST(every_option_has_a_reader) {
-    const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_pjrt, &mth__engine_reference};
-    for (size_t i = 0; i < sizeof engines / sizeof *engines; i++)
-        for (const mth__opt *const *table = engines[i]->options; *table; table++) check_readers(*table);
-    check_readers(mth__compile_options);
 }
 
 typedef struct {

@@ -1,5 +1,5 @@
-"""What the acceptance tests share: where the parts of an array are, by the rule of the documentation, and a model against the same
-model on one device."""
+"""What the acceptance tests share: where the parts of an array are, by the rule of the documentation, and a model
+against the same model on one device."""
 
 import itertools
 
@@ -39,7 +39,8 @@ def part(low, high, count, i):
 
 
 def parts(shape, spec, mesh):
-    """device -> ((start, stop), ...); devices are numbered row by row, a tuple of axes splits nested, the first outermost."""
+    """device -> ((start, stop), ...); devices are numbered row by row, a tuple of axes splits nested, the first
+    outermost."""
     out = {}
     for device, coordinate in enumerate(itertools.product(*map(range, mesh))):
         index = []
@@ -73,8 +74,8 @@ def all_specs(rank, axes):
 
 
 def same(make, mesh, inputs, backend=None, tolerance=1e-4, seed=3, verify=True, **options):
-    """make(True) on the mesh gives the parameters, values and gradients of make(False) on one device. Returns both the compiled model and
-    its fresh parameters."""
+    """make(True) on the mesh gives the parameters, values and gradients of make(False) on one device. Returns both the
+    compiled model and its fresh parameters."""
     floating = [k for k, v in inputs.items() if np.asarray(v).dtype.kind == "f"]
     plain, compiled = (
         ml.compile(make(False), CBackend(device_mesh=(1,))),

@@ -1,4 +1,5 @@
-"""The mistakes of test_errors.py, fourth part: shared weights, outputs that something reads, options that say nothing."""
+"""The mistakes of test_errors.py, fourth part: shared weights, outputs that something reads, options that say
+nothing."""
 
 import numpy as np
 

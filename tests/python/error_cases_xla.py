@@ -1,4 +1,5 @@
-"""The mistakes of test_errors.py, third part: JaxBackend. Where no plugin is installed those that need one are skipped."""
+"""The mistakes of test_errors.py, third part: JaxBackend. Where no plugin is installed those that need one are
+skipped."""
 
 import numpy as np
 

@@ -81,7 +81,8 @@ def in_child(work):
 
 
 def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e-5, gradient_tolerance=2e-4, skip=()):
-    """Outputs against reference(params, inputs) -> dict in float64; gradients against its central differences along random directions."""
+    """Outputs against reference(params, inputs) -> dict in float64; gradients against its central differences along
+    random directions."""
     got = compiled.evaluate(params, inputs)
     p, x = (
         {k: f64(v) for k, v in params.items()},

@@ -1,5 +1,5 @@
-"""Collectives by name: the text shows each, its bytes are those of the formula; the options of communication change the program and not
-the numbers."""
+"""Collectives by name: the text shows each, its bytes are those of the formula; the options of communication change the
+program and not the numbers."""
 
 import math
 
@@ -152,7 +152,8 @@ def run(build, backend_options, mesh, x, **options):
 
 
 def compare(build, option, mesh, x, tolerance=1e-5, **options):
-    """The program with the option and without: each (text, messages, bytes), forward and with gradients. The numbers are the same."""
+    """The program with the option and without: each (text, messages, bytes), forward and with gradients. The numbers
+    are the same."""
     plain, other = run(build, {}, mesh, x, **options), run(build, {option: True}, mesh, x, **options)
     for k in plain[2]:
         close(other[2][k], plain[2][k], tolerance)
@@ -302,7 +303,8 @@ def test_options_do_not_change_parameters():
 
 
 def test_experts_send_tokens_by_all_to_all():
-    """Where tokens are sharded, dispatch and combine are all-to-all; where they are replicated only the combination communicates."""
+    """Where tokens are sharded, dispatch and combine are all-to-all; where they are replicated only the combination
+    communicates."""
     for n, experts in [(4, 8), (3, 3), (2, 5)]:
         model = model_of(ml.MoE(experts, 5, expert_distribution="one_per_device")(input="x", output="y"))
         sharded, whole = ml.compile(model, on(n), input_shard_specs={"x": (0, None)}), ml.compile(model, on(n))

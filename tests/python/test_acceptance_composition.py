@@ -1,4 +1,5 @@
-"""Models of blocks, submodels and wires: names, the order of parameters, where operators without an annotation run, inputs and outputs."""
+"""Models of blocks, submodels and wires: names, the order of parameters, where operators without an annotation run,
+inputs and outputs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""A Linear that is split in any way, on meshes of one to three axes, gives the numbers and the gradients of the whole one."""
+"""A Linear that is split in any way, on meshes of one to three axes, gives the numbers and the gradients of the whole
+one."""
 
 import itertools
 
@@ -126,7 +127,8 @@ def test_same_weights_on_any_mesh():
 
 @both_engines
 def test_arrays_of_other_backends():
-    """A parameter, an input or a gradient may live on another mesh, or on another engine: it is an array as any other."""
+    """A parameter, an input or a gradient may live on another mesh, or on another engine: it is an array as any
+    other."""
 
     def build(**options):
         return model_of(ml.Linear(3, **options)(input="x", output="y"))

@@ -1,4 +1,5 @@
-"""Embeddings, positions, losses and dropout on any mesh against NumPy in float64, with gradients written down by hand."""
+"""Embeddings, positions, losses and dropout on any mesh against NumPy in float64, with gradients written down by
+hand."""
 
 import itertools
 import math
@@ -22,7 +23,8 @@ def table_specs(mesh):
 @both_engines
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_embedding(mesh):
-    """A vocabulary of 10 over devices that don't divide it; a token that stands several times; ids of both kinds; ids that are sharded."""
+    """A vocabulary of 10 over devices that don't divide it; a token that stands several times; ids of both kinds; ids
+    that are sharded."""
     ids = np.random.default_rng(1).integers(0, 10, (5, 4))
     shards = ({}, {"input_shard_specs": {"ids": (len(mesh) - 1, None)}})
     for options, dtype, shard in few(itertools.product(table_specs(mesh), (np.int32, np.int64), shards), 5):

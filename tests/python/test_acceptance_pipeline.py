@@ -1,5 +1,5 @@
-"""Pipelines: devices, lists of devices and axes of the mesh, both schedules, batches that microbatches don't divide, skip connections,
-losses in the last stage, what is refused, and the memory."""
+"""Pipelines: devices, lists of devices and axes of the mesh, both schedules, batches that microbatches don't divide,
+skip connections, losses in the last stage, what is refused, and the memory."""
 
 import itertools
 

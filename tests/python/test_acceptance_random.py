@@ -1,5 +1,5 @@
-"""Random models of all modules, with random devices, specs, nesting and options, and random pipelines: the values and gradients of the same
-model on one device. MITHRIL_SOAK=n runs n of each, other ones than usual."""
+"""Random models of all modules, with random devices, specs, nesting and options, and random pipelines: the values and
+gradients of the same model on one device. MITHRIL_SOAK=n runs n of each, other ones than usual."""
 
 import math
 import os
@@ -36,7 +36,8 @@ def random_backend(draw):
 
 
 class Blocks:
-    """Blocks as (class, options, options on the mesh, wires), each fed by values made before; `shape` of every value."""
+    """Blocks as (class, options, options on the mesh, wires), each fed by values made before; `shape` of every
+    value."""
 
     def __init__(self, draw, shapes, mesh, prefix="", devices=0):
         self.draw, self.shape, self.mesh, self.prefix, self.devices, self.blocks = (
@@ -252,7 +253,8 @@ def test_models(block):
 
 
 def random_stages(draw, mesh, shape):
-    """Stages as blocks, where they are, and the shapes of what enters from outside. Some outputs of a stage are read by a later one."""
+    """Stages as blocks, where they are, and the shapes of what enters from outside. Some outputs of a stage are read by
+    a later one."""
     count, devices = draw.randint(1, 5), math.prod(mesh)
     mode, axis = draw.choice(["device", "list", "axis", "default"]), draw.randrange(len(mesh))
     groups = [draw.sample(range(devices), draw.randint(1, devices)) for _ in range(count)]

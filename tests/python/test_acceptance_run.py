@@ -1,5 +1,5 @@
-"""What is given to evaluate and what comes back: arrays of any kind, gradients on request; plans as text, dumps, memory, threads and
-Ctrl-C."""
+"""What is given to evaluate and what comes back: arrays of any kind, gradients on request; plans as text, dumps,
+memory, threads and Ctrl-C."""
 
 import os
 import signal

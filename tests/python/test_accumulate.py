@@ -112,8 +112,8 @@ def test_data_and_tensor_parallel_stages():
 
 @pytest.mark.parametrize("width", [1, 16, 64, 300])
 def test_many_microbatches_keep_the_precision(width):
-    """256 terms of 128 products each, all positive: a product is summed by itself, then added. One by one its terms would
-    be rounded at the size of the sum."""
+    """256 terms of 128 products each, all positive: a product is summed by itself, then added. One by one its terms
+    would be rounded at the size of the sum."""
     first, last, model = ml.Model(), ml.Model(), ml.Model()
     first += ml.Linear(width)(input="input", output="h")
     last += ml.Sum(axis=-1)(input="input", output="y")

@@ -208,7 +208,8 @@ def rms_norm(x, dy):
 
 
 ONE, EYE = np.ones(32, np.float32), np.eye(32, dtype=np.float32)
-OPERATORS = {  # with ties, and scores that float32 holds: the largest relative error of y and dx is near 1e-7 at every scale
+# With ties, and scores that float32 holds: the largest relative error of y and dx is near 1e-7 at every scale.
+OPERATORS = {
     "softmax": (ml.Softmax, {}, softmax),
     "LayerNorm": (lambda: ml.LayerNorm(name="n"), {"n.weight": ONE, "n.bias": 0 * ONE}, layer_norm),
     "RMSNorm": (lambda: ml.RMSNorm(epsilon=1e-5, name="n"), {"n.weight": ONE}, rms_norm),

@@ -1,9 +1,12 @@
-"""The documentation is true: every ```python block of README.md and docs/*.md runs, and prints what the ```text block behind it shows.
+"""The documentation is true: every ```python block of README.md and docs/*.md runs, and prints what the ```text block
+behind it shows.
 
-Blocks of one page share their names. In a text block "..." stands for anything: for what was left out, and for what differs from run to
-run. `MITHRIL_UPDATE_GOLDEN=1 pytest tests/python/test_docs.py` writes anew the text blocks without "...", and the generated pages.
+Blocks of one page share their names. In a text block "..." stands for anything: for what was left out, and for what
+differs from run to run. `MITHRIL_UPDATE_GOLDEN=1 pytest tests/python/test_docs.py` writes anew the text blocks without
+"...", and the generated pages.
 
-A page ends at the first block whose plugin of XLA isn't installed: what needs one stands last, and behind it what needs libtpu.
+A page ends at the first block whose plugin of XLA isn't installed: what needs one stands last, and behind it what needs
+libtpu.
 """
 
 import contextlib

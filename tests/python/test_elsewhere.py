@@ -143,7 +143,8 @@ def test_attributes(look, name, word):
 
 
 def test_attributes_that_are_not_set():
-    """What was said where an object was made stays; subclasses have attributes of their own, whose errors stay theirs."""
+    """What was said where an object was made stays; subclasses have attributes of their own, whose errors stay
+    theirs."""
 
     class Mine(ml.Model):
         @property
@@ -223,14 +224,16 @@ def test_attributes_that_protocols_ask_for():
     ],
 )
 def test_imports(line, name, word):
-    """Both ImportError and ModuleNotFoundError, as Python's own would be, so that what guards against an old package works."""
+    """Both ImportError and ModuleNotFoundError, as Python's own would be, so that what guards against an old package
+    works."""
     with pytest.raises(ModuleNotFoundError) as caught:
         exec(line)
     check(caught.value, name, word)
 
 
 def test_imports_that_are_no_ones():
-    """What no table knows stays Python's error, what is looked for without being needed stays quiet, and the package may be imported anew."""
+    """What no table knows stays Python's error, what is looked for without being needed stays quiet, and the package
+    may be imported anew."""
     for line in (
         "import mithril.nonsense",
         "from mithril import nonsense",
@@ -282,7 +285,8 @@ KEY, MODULE, BLOCK, MODEL = ml.IOKey("x"), ml.Linear(4), ml.Linear(4)(input="x")
 
 @pytest.mark.parametrize("operand", [KEY, MODULE, BLOCK, MODEL], ids=["IOKey", "Module", "Block", "Model"])
 def test_operators(operand):
-    """Connections are composed by name: an operator is never what Python would make of it, of IOKey's characters, say."""
+    """Connections are composed by name: an operator is never what Python would make of it, of IOKey's characters,
+    say."""
     for operate, sign, advice in (
         (lambda a, b: a + b, "+", "Add"),
         (lambda a, b: a - b, "-", "Subtract"),

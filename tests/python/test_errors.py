@@ -1,7 +1,9 @@
-"""Bad input: each gives an error of the fitting class that names what is wrong and what mends it, and leaves everything usable.
+"""Bad input: each gives an error of the fitting class that names what is wrong and what mends it, and leaves everything
+usable.
 
-The cases stand in error_cases.py, error_cases_run.py, error_cases_share.py and error_cases_xla.py, the texts in tests/golden/errors.txt;
-`MITHRIL_UPDATE_GOLDEN=1 pytest tests/python/test_errors.py` writes them anew, to be read in the diff.
+The cases stand in error_cases.py, error_cases_run.py, error_cases_share.py and error_cases_xla.py, the texts in
+tests/golden/errors.txt; `MITHRIL_UPDATE_GOLDEN=1 pytest tests/python/test_errors.py` writes them anew, to be read in
+the diff.
 """
 
 import errno
@@ -82,7 +84,8 @@ def test_error(name, tmp_path):
 
 
 def test_errors_of_the_system_are_pythons_too(tmp_path):
-    """What the system says of a file is caught by Python's own class for it, with its errno; the rest of a file error is a ValueError."""
+    """What the system says of a file is caught by Python's own class for it, with its errno; the rest of a file error
+    is a ValueError."""
     compiled = compile_on((1,), chain(ml.Linear(3)))
     names = {"linear_0.weight": "w", "linear_0.bias": "b"}
     (tmp_path / "file").write_bytes(b"")
@@ -119,7 +122,8 @@ def test_all_stays_usable(tmp_path):
 
 
 def test_no_leaks(tmp_path):
-    """Each mistake, made again and again, leaves as many allocations as once: counted over all, and one by one where that differs."""
+    """Each mistake, made again and again, leaves as many allocations as once: counted over all, and one by one where
+    that differs."""
 
     def left_by(names):
         def make():

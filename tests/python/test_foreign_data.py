@@ -1,4 +1,5 @@
-"""Memory of other libraries: what it says of itself is checked; and ours in their hands: nobody writes into an array."""
+"""Memory of other libraries: what it says of itself is checked; and ours in their hands: nobody writes into an
+array."""
 
 import ctypes
 import gc
@@ -225,8 +226,8 @@ EDGES = [LOW, -(2**62), -(2**32), -3, -1, 0, 1, 2, 3, 2**31, 2**32, 2**61, 2**62
 
 
 def told_truly(shape, strides, size, room):
-    """Whether elements of `size` bytes at the beginning of `room` bytes may have such a shape and strides (in elements).
-    None: nobody can know, they are consistent and lie elsewhere."""
+    """Whether elements of `size` bytes at the beginning of `room` bytes may have such a shape and strides (in
+    elements). None: nobody can know, they are consistent and lie elsewhere."""
     count, low, high = 1, 0, 0
     if min(shape) < 0:
         return False

@@ -1,5 +1,5 @@
-"""JaxBackend: its options, good and bad; what XLA is given and makes of it; arrays that change hands without a copy; TPUs that are not
-here."""
+"""JaxBackend: its options, good and bad; what XLA is given and makes of it; arrays that change hands without a copy;
+TPUs that are not here."""
 
 import gc
 import importlib.util
@@ -180,7 +180,8 @@ def test_cache_on_disk(xla, tmp_path):
     for expected in (False, True):
         code = (
             f"import numpy as np, mithril as ml\nfrom mithril.backends import JaxBackend\nm = ml.Model()\n"
-            f"m |= ml.Linear(4)(input='x', output='y')\nc = ml.compile(m, JaxBackend(device_mesh=(2,), cache_dir={str(tmp_path)!r}))\n"
+            "m |= ml.Linear(4)(input='x', output='y')\n"
+            f"c = ml.compile(m, JaxBackend(device_mesh=(2,), cache_dir={str(tmp_path)!r}))\n"
             "x = {'x': np.ones((2, 3), 'f')}\nc.evaluate(c.get_parameters(x), x)\nprint(c.explain())"
         )
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=quiet)
@@ -374,7 +375,8 @@ def make(cls, request):
 @ENGINES
 @pytest.mark.parametrize("offset", [0, 4])
 def test_inputs_are_borrowed_for_the_call(make, offset):
-    """The outputs are their own, even one that is an input in another shape; the input is let go of, and may then change."""
+    """The outputs are their own, even one that is an input in another shape; the input is let go of, and may then
+    change."""
     model = ml.Model()
     model |= ml.Reshape((16, 8))(input="x", output="same")
     model |= ml.Relu()(input="x", output="y")
@@ -527,7 +529,8 @@ def test_without_cuda(xla):
 
 
 def test_what_the_partitioner_lacks_is_told_by_compile_where_options_say_it(xla):
-    """Sizes among the options tell the parts of a parameter before any input does: compile refuses exactly what a plan would."""
+    """Sizes among the options tell the parts of a parameter before any input does: compile refuses exactly what a plan
+    would."""
     ids, x = np.zeros((2, 4), np.int32), random(2, 4, 12)
     for mesh, module, value in (
         ((2,), lambda n: ml.MultiHeadAttention(n, tensor_axis=0), x),

@@ -1,6 +1,6 @@
-"""JaxBackend against CBackend: random models of all modules, with any options, XLA's partitioner included; and what was found that way:
-parts that XLA's partitioner has not, NaN between devices, forked processes, plugins that are no plugins, processes that share a cache.
-MITHRIL_SOAK=n runs n models of each kind, other ones than usual."""
+"""JaxBackend against CBackend: random models of all modules, with any options, XLA's partitioner included; and what was
+found that way: parts that XLA's partitioner has not, NaN between devices, forked processes, plugins that are no
+plugins, processes that share a cache. MITHRIL_SOAK=n runs n models of each kind, other ones than usual."""
 
 import math
 import multiprocessing
@@ -24,7 +24,8 @@ MESHES = [(1,), (2,), (3,), (4,), (2, 2), (2, 3), (2, 2, 2)]
 
 
 def spec_for(kind, draw, mesh, rank):
-    """For XLA's partitioner mostly one axis a dimension: with several, in any order and of any sizes, it has few of the parts."""
+    """For XLA's partitioner mostly one axis a dimension: with several, in any order and of any sizes, it has few of the
+    parts."""
     spec = random_spec(draw, mesh, rank)
     if kind == "mpmd" or draw.random() < 0.1:
         return spec
@@ -157,8 +158,8 @@ def agree(got, want, floor=1e-6):
 
 
 def compare(xla, kind, seed):
-    """One random model on XLA and on the native engine: True where their numbers were compared, False where XLA's partitioner has not the
-    layout, None where the draw has no model."""
+    """One random model on XLA and on the native engine: True where their numbers were compared, False where XLA's
+    partitioner has not the layout, None where the draw has no model."""
     draw = chance.Random(f"{kind}{seed}")
     mesh = draw.choice(MESHES)
     blocks, inputs = random_model(draw, mesh, kind, seed)
@@ -223,9 +224,11 @@ def spmd(xla, model, mesh, inputs, **options):
     "shape, spec, mesh", [((3, 4), (1, 0), (2, 2)), ((2, 1), (None, 0), (4,)), ((1, 5), (0, 1), (2, 3))], ids=str
 )
 def test_ports_of_sizes_that_the_mesh_does_not_divide(xla, shape, spec, mesh):
-    """XLA drops the axes that don't divide an argument or a result: a wrong number, or a crash where sizes are then not what it was given."""
-    compiled = spmd(xla, lambda: one_block(ml.Gelu(), input="x", output="y"), mesh, {"x": random(*shape)}, input_shard_specs={"x": spec},
-                    output_shard_specs={"y": spec})  # fmt: skip
+    """XLA drops the axes that don't divide an argument or a result: a wrong number, or a crash where sizes are then not
+    what it was given."""
+    model = lambda: one_block(ml.Gelu(), input="x", output="y")
+    specs = {"input_shard_specs": {"x": spec}, "output_shard_specs": {"y": spec}}
+    compiled = spmd(xla, model, mesh, {"x": random(*shape)}, **specs)
     assert "sharding_constraint" in compiled.stablehlo()
 
 
@@ -246,7 +249,8 @@ LAYERS = [
 
 @pytest.mark.parametrize("rows, widths, specs, come, leave, between", LAYERS, ids=str)
 def test_products_that_the_partitioner_mixes_up(xla, rows, widths, specs, come, leave, between):
-    """Where operands or the result of a product are split over axes that disagree, XLA gives parts in the wrong order; so none is."""
+    """Where operands or the result of a product are split over axes that disagree, XLA gives parts in the wrong order;
+    so none is."""
 
     def model():
         layers = [ml.Linear(widths[1], weight_shard_spec=specs[0])(input="x", output="h")]
@@ -267,7 +271,8 @@ def test_products_that_the_partitioner_mixes_up(xla, rows, widths, specs, come, 
     ids=str,
 )
 def test_parts_that_the_partitioner_has_not(xla, spec, size, fix):
-    """Nested uneven parts are others than XLA's; axes against their order make it compute wrong gradients of two layers."""
+    """Nested uneven parts are others than XLA's; axes against their order make it compute wrong gradients of two
+    layers."""
     model, backend = (
         one_block(ml.Linear(7, weight_shard_spec=spec), input="x", output="y"),
         xla(device_mesh=(2, 2, 2), mesh_context="spmd"),
@@ -355,7 +360,8 @@ def test_processes_share_a_cache(xla, tmp_path):
         " m = ml.Model()\n m |= ml.Linear(n, weight_shard_spec=(0, None))(input='x', output='y')\n"
         f" c = ml.compile(m, JaxBackend(device_mesh=(2,), cache_dir={str(tmp_path)!r}))\n x = np.ones((2, 4), 'f')\n"
         " p = c.get_parameters({'x': x})\n"
-        " assert np.allclose(np.asarray(c.evaluate(p, {'x': x})['y']), x @ np.asarray(p['linear_0.weight']), atol=1e-5)\n"
+        " expected = x @ np.asarray(p['linear_0.weight'])\n"
+        " assert np.allclose(np.asarray(c.evaluate(p, {'x': x})['y']), expected, atol=1e-5)\n"
     )
     for _ in range(2):
         runs = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]

@@ -1,5 +1,6 @@
-"""Golden journeys: the plans of small models, as they are printed, in tests/golden/plans. A change of any pass shows here, to be read in the diff;
-`MITHRIL_UPDATE_GOLDEN=1 pytest tests/python/test_journeys.py` writes them anew. Each plan also runs and is checked against the same model on one device.
+"""Golden journeys: the plans of small models, as they are printed, in tests/golden/plans. A change of any pass shows
+here, to be read in the diff; `MITHRIL_UPDATE_GOLDEN=1 pytest tests/python/test_journeys.py` writes them anew. Each plan
+also runs and is checked against the same model on one device.
 """
 
 import os

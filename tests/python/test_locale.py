@@ -40,7 +40,11 @@ for backend in [CBackend(device_mesh=(2,))] + [JaxBackend(device_mesh=(2,))] * (
     if isinstance(backend, JaxBackend):
         print(compiled.stablehlo())
 print(ml.Dropout.__doc__)
-for bad in (lambda: ml.Dropout(rate=1.25), lambda: ml.LayerNorm(epsilon=-0.125), lambda: ml.MoE(4, 8, capacity_factor=-0.5)):
+for bad in (
+    lambda: ml.Dropout(rate=1.25),
+    lambda: ml.LayerNorm(epsilon=-0.125),
+    lambda: ml.MoE(4, 8, capacity_factor=-0.5),
+):
     try:
         bad()
     except ml.MithrilError as error:

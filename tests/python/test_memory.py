@@ -10,7 +10,8 @@ import pytest
 import mithril as ml
 from support import one_block
 
-# A model of `layers` pairs of matrices (n, m), (m, n); prints bytes of weights, said and taken, then of all, said and taken.
+# A model of `layers` pairs of matrices (n, m), (m, n); prints bytes of weights, said and taken, then of all, said and
+# taken.
 GROWTH = """
 import sys, time, numpy as np, mithril as ml
 from mithril.backends import CBackend, JaxBackend
@@ -95,7 +96,8 @@ def told(compiled, inputs):
 
 
 def test_xla_says_its_temporaries(xla):
-    """Attention's scores are XLA's own temporaries, which no plan knows: in the report before the first run, and the same after it."""
+    """Attention's scores are XLA's own temporaries, which no plan knows: in the report before the first run, and the
+    same after it."""
     x = np.ones((1, 256, 64), np.float32)
     compiled = ml.compile(one_block(ml.MultiHeadAttention(4), input="x", output="y"), xla(device_mesh=(1,)))
     before = compiled.get_memory_usage(inputs={"x": x})
@@ -107,7 +109,8 @@ def test_xla_says_its_temporaries(xla):
 
 
 def test_xla_says_what_modules_leave(xla):
-    """Of a pipeline, at most the sum of its modules and what all microbatches keep for backward; sums that become gradients are held once."""
+    """Of a pipeline, at most the sum of its modules and what all microbatches keep for backward; sums that become
+    gradients are held once."""
     x, width = np.ones((32, 256), np.float32), 256
     stages = [one_block(ml.Linear(width, name=name), input="input", output="output") for name in "ab"]
     model = one_block(ml.Pipeline(stages, microbatch_size=8, name="p"), input="x", output="y")

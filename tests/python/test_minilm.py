@@ -1,4 +1,5 @@
-"""A real model: all-MiniLM-L6-v2 gives its reference's embeddings on every mesh, as a pipeline, its weights read slice by slice."""
+"""A real model: all-MiniLM-L6-v2 gives its reference's embeddings on every mesh, as a pipeline, its weights read slice
+by slice."""
 
 import importlib.util
 import pathlib

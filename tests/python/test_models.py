@@ -1,5 +1,5 @@
-"""BERT, GPT-2, Llama and Mixtral of examples/language_models.py, over devices in all ways: the loss and the logits against NumPy in
-float64, the gradients against torch's autograd in float64."""
+"""BERT, GPT-2, Llama and Mixtral of examples/language_models.py, over devices in all ways: the loss and the logits
+against NumPy in float64, the gradients against torch's autograd in float64."""
 
 import functools
 import importlib.util
@@ -245,7 +245,7 @@ def test_on_xla(family):
         )
 
 
-# ---------------------------------------------------------------- data parallelism, with tensor parallelism over the other axis
+# ---------------------------------------------------------------- data and tensor parallelism, an axis each
 @pytest.mark.parametrize("mesh", [(2, 2), (4, 1), (3, 2), (7,)], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_data_parallel(family, mesh):
@@ -268,7 +268,8 @@ def test_data_parallel(family, mesh):
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_split_of_the_inputs(family, mesh, tensor, batch, sequence):
-    """The sequence split too, and axes that split heads and inputs alike: attention, positions and experts see what they must."""
+    """The sequence split too, and axes that split heads and inputs alike: attention, positions and experts see what
+    they must."""
     specs = {name: (batch, sequence) for name in case_of(family).inputs}
     check(family, mesh, models.build(family, tensor), input_shard_specs=specs)
 
@@ -305,7 +306,8 @@ def test_pipeline(family, stages, size, schedule):
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pipeline_of_sharded_stages(family, mesh, stages, data, schedule):
-    """Stages along axis 0 (three on two: two of them on one), split over the last axis, data-parallel over the middle one."""
+    """Stages along axis 0 (three on two: two of them on one), split over the last axis, data-parallel over the middle
+    one."""
     model = models.pipelined(family, stages, len(mesh) - 2, axis=0, microbatch_size=2, schedule=schedule)
     check(family, mesh, model, data=data)
 
@@ -353,7 +355,8 @@ def channels(compiled, inputs, gradients):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bytes_are_those_of_megatron(family):
-    """Forward 2 all-reduces of the activations a layer, and one for the words; the loss exchanges its rows, never the logits."""
+    """Forward 2 all-reduces of the activations a layer, and one for the words; the loss exchanges its rows, never the
+    logits."""
     case, c, n = case_of(family), models.FAMILIES[family][0], 4
     compiled = ml.compile(models.build(family, 0), CBackend(device_mesh=(n,)))
     found = channels(compiled, case.inputs, False)
@@ -388,9 +391,9 @@ def test_backward_communicates_as_much(family):
 
 
 def test_three_ways_at_once():
-    """Pipeline x data x tensor, with gradients: for each microbatch the all-reduces of tensor parallelism and what crosses to the next
-    stage and back; each weight's gradient once, behind the last microbatch, in the parts in which the weight is; no part of the batch and
-    no logits meet those of another device."""
+    """Pipeline x data x tensor, with gradients: for each microbatch the all-reduces of tensor parallelism and what
+    crosses to the next stage and back; each weight's gradient once, behind the last microbatch, in the parts in which
+    the weight is; no part of the batch and no logits meet those of another device."""
     family, batch, length, size = "llama", 16, 8, 4
     c = models.FAMILIES[family][0]
     inputs = models.sentences(family, batch, length)
@@ -419,7 +422,8 @@ def test_nothing_is_exchanged_where_all_is_whole():
 
 # ---------------------------------------------------------------- tied embeddings
 def test_tied_embeddings():
-    """GPT-2's head has no weight of its own; with a pipeline, the table is held in both of the stages that read it, and nowhere else."""
+    """GPT-2's head has no weight of its own; with a pipeline, the table is held in both of the stages that read it, and
+    nowhere else."""
     case = case_of("gpt2")
     assert "embedding.word.weight" in case.params and "head.decoder.weight" not in case.params
     name = "pipeline.stage_0.embedding.word.weight"

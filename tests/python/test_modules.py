@@ -294,7 +294,8 @@ def test_every_module_has_a_case():
 
 # ---------------------------------------------------------------- MoE
 def test_what_weighs_one_choice():
-    """With top_k=1 the router learns where its softmax comes before the choice, and only there: else there is a warning."""
+    """With top_k=1 the router learns where its softmax comes before the choice, and only there: else there is a
+    warning."""
     gradients = {}
     for softmax_is in ("after", "before"):
         module = ml.MoE(4, 8, top_k=1, router_softmax="before") if softmax_is == "before" else one_choice(4, 8)
@@ -331,7 +332,8 @@ MASK = np.array([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]])
 @both_engines
 @pytest.mark.parametrize("mesh", [(1,), (3,)], ids=str)
 def test_masks_of_numbers(mesh):
-    """A floating mask holds 0 and 1, and is one of booleans; whatever else it holds is an error of the run, wherever it lies."""
+    """A floating mask holds 0 and 1, and is one of booleans; whatever else it holds is an error of the run, wherever it
+    lies."""
     model = one_block(ml.MultiHeadAttention(2), **UNARY, mask="m")
     compiled = compile_on(mesh, model, input_shard_specs={"x": (0, None, None), "m": (0, None)})
     params = compiled.get_parameters({"x": X, "m": MASK.astype(bool)})

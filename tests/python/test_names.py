@@ -94,7 +94,8 @@ def test_other_names_with_dots_are_free(name):
 
 
 def test_the_fix_keeps_both_gradients():
-    """A bias read a second time, as an input of its own: the gradients of the two come apart, and add up to the shared one's."""
+    """A bias read a second time, as an input of its own: the gradients of the two come apart, and add up to the shared
+    one's."""
     compiled = ml.compile(add(linear(), "linear_0_bias"), CBackend(device_mesh=(1,)))
     x, bias = random(3, 5), random(4)
     inputs = {"x": x, "linear_0_bias": bias}

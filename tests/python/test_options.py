@@ -1,5 +1,5 @@
-"""Every option of every backend and of compile reaches what it steers: with a value other than its default something that can be
-observed is as the option says."""
+"""Every option of every backend and of compile reaches what it steers: with a value other than its default something
+that can be observed is as the option says."""
 
 import pathlib
 import re
@@ -218,9 +218,9 @@ EFFECT = {
     effect.__name__: effect
     for effect in (
         device_mesh, threads, collective_ops, communication_optimization, overlap_communication, pipeline_communication,
-        sequence_parallel, backend, plugin, site_packages, topology, platform_options, compile_options, cache_dir, mesh_context,
-        auto_sharding, spmd_mesh_shape, spmd_partition_dims, memory_optimization, machine, device_threads, outputs,
-        input_shard_specs, output_shard_specs, shapes,
+        sequence_parallel, backend, plugin, site_packages, topology, platform_options, compile_options, cache_dir,
+        mesh_context, auto_sharding, spmd_mesh_shape, spmd_partition_dims, memory_optimization, machine, device_threads,
+        outputs, input_shard_specs, output_shard_specs, shapes,
     )
 }  # fmt: skip
 KINDS = {"compile": CBackend, **{kind.__name__: kind for kind in (CBackend, JaxBackend, ReferenceBackend)}}

@@ -268,7 +268,8 @@ def test_distribution():
 
 
 def test_namesake_is_named(tmp_path):
-    """PyPI's distribution called mithril shares our folder: importing says that it is there, and how to part the two."""
+    """PyPI's distribution called mithril shares our folder: importing says that it is there, and how to part the
+    two."""
     version = metadata_of_distribution()["Version"]
     code = "import mithril"
     run = lambda: subprocess.run(
@@ -293,7 +294,8 @@ def test_subinterpreter_imports_cleanly():
     """The module keeps its state by itself: a second copy in one process works beside the first."""
     code = (
         "import sys, mithril as a\nfor n in [n for n in sys.modules if n.startswith('mithril')]: del sys.modules[n]\n"
-        "import mithril as b\nassert a.Linear is not b.Linear\nfor ml in (a, b):\n    m = ml.Model(); m |= ml.Relu()(input='x', output='y')"
+        "import mithril as b\nassert a.Linear is not b.Linear\n"
+        "for ml in (a, b):\n    m = ml.Model(); m |= ml.Relu()(input='x', output='y')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr

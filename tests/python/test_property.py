@@ -1,4 +1,5 @@
-"""Any model, on any mesh and engine, with any specs, schedule and microbatches, gives the values and gradients of the unsharded model."""
+"""Any model, on any mesh and engine, with any specs, schedule and microbatches, gives the values and gradients of the
+unsharded model."""
 
 import os
 
@@ -96,7 +97,8 @@ def same(build, plain, backend, inputs, tolerance=5e-5, **options):
 @some(300)
 @given(st.data())
 def test_mlp(data):
-    """Linear layers with random specs on random meshes: sizes that don't divide, devices per operator, batches that are sharded."""
+    """Linear layers with random specs on random meshes: sizes that don't divide, devices per operator, batches that are
+    sharded."""
     mesh = data.draw(st.sampled_from(MESHES), "mesh")
     backend = data.draw(backends(mesh), "backend")
     sizes = data.draw(st.lists(st.integers(1, 13), min_size=2, max_size=4), "sizes")
@@ -139,7 +141,8 @@ def test_mlp(data):
 @some(200)
 @given(st.data())
 def test_attention(data):
-    """Tensor-parallel transformer blocks: any number of heads over any number of devices, grouped queries, causal or with a mask."""
+    """Tensor-parallel transformer blocks: any number of heads over any number of devices, grouped queries, causal or
+    with a mask."""
     mesh = data.draw(st.sampled_from([m for m in MESHES if len(m) < 3]), "mesh")
     backend = data.draw(backends(mesh), "backend")
     groups, each, dim = (
@@ -185,7 +188,8 @@ def test_attention(data):
 @some(200)
 @given(st.data())
 def test_experts(data):
-    """Experts over devices: fewer or more than devices, dealt or in blocks, tokens replicated or sharded, with and without capacity."""
+    """Experts over devices: fewer or more than devices, dealt or in blocks, tokens replicated or sharded, with and
+    without capacity."""
     mesh = data.draw(st.sampled_from([m for m in MESHES if len(m) < 3]), "mesh")
     backend = data.draw(backends(mesh), "backend")
     experts = data.draw(st.integers(1, 9), "experts")
@@ -219,8 +223,8 @@ def test_experts(data):
 @some(200)
 @given(st.data())
 def test_pipeline(data):
-    """Pipelines of random stages, on a device, on several, along an axis of the mesh; several on one device, both schedules, batches that
-    microbatches don't divide, weights that are split inside of a stage, a skip connection."""
+    """Pipelines of random stages, on a device, on several, along an axis of the mesh; several on one device, both
+    schedules, batches that microbatches don't divide, weights that are split inside of a stage, a skip connection."""
     along = data.draw(st.booleans(), "along an axis")
     mesh = data.draw(st.sampled_from([(2, 2), (3, 2), (2, 1), (1, 3)] if along else [(1,), (2,), (3,), (4,)]), "mesh")
     backend = data.draw(backends(mesh), "backend")

@@ -1,5 +1,5 @@
-"""Sequence parallelism: what lies between tensor-parallel products is split by positions. The numbers and gradients of one device on random
-towers, and a plan that sends the same bytes forward and keeps less."""
+"""Sequence parallelism: what lies between tensor-parallel products is split by positions. The numbers and gradients of
+one device on random towers, and a plan that sends the same bytes forward and keeps less."""
 
 import os
 import random as chance
@@ -85,7 +85,8 @@ def test_backward_gathers_again():
     """What forward gathered is not kept: one all_gather for the gradients of all weights that take it."""
     inputs = {"x": random(4, 16, 32)}
     forward, both = (planned(tower(2), inputs, g, sequence_parallel=True)[0] for g in (False, True))
-    # 4 gradients are gathered for the product that made the sum, and 3 operands for the gradients of weights; the first has its input whole
+    # 4 gradients are gathered for the product that made the sum, and 3 operands for the gradients of weights; the first
+    # has its input whole
     assert both.count("all_gather") - forward.count("all_gather") == 7
 
 
@@ -278,7 +279,8 @@ def test_pipelines_of_towers(part):
 # ---------------------------------------------------------------- gradients lend their bytes
 @pytest.mark.parametrize("seed", range(int(SOAK / 50) or 6))
 def test_activations_in_gradients(seed):
-    """Towers large enough that activations lie in gradients that are written later: the numbers of one device, call after call."""
+    """Towers large enough that activations lie in gradients that are written later: the numbers of one device, call
+    after call."""
     draw = chance.Random(f"large {seed}")
     mesh = draw.choice([(1,), (2,), (2, 2)])
     axis, layers, width = draw.randrange(len(mesh)), draw.randint(2, 4), 256
