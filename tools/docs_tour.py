@@ -4,8 +4,8 @@
     python tools/docs_tour.py            rewrites the page
     python tools/docs_tour.py --check    fails where it is stale
 
-The Python blocks of the page run one after the other, each with MITHRIL_DUMP at a directory of its own. Between the
-lines
+The Python blocks of the page run one after the other, each with MITHRIL_DUMP at a directory of its own.
+Between the lines
 
     <!-- dump 1/05_shard: x, %2..%9, output -->
     <!-- end -->

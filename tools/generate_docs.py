@@ -134,7 +134,10 @@ def errors() -> str:
         if isinstance(c, type) and issubclass(c, ml.MithrilError) and c is not ml.MithrilError
     ]
     page = ERRORS.format(
-        head=HEAD, classes="\n".join(f"- `{c.__name__}`, a `{c.__bases__[1].__name__}`: {c.__doc__}" for c in classes)
+        head=HEAD,
+        classes="\n".join(
+            f"- `{c.__name__}`, a `{c.__bases__[1].__name__}`: {' '.join(c.__doc__.split())}" for c in classes
+        ),
     )
     for title, name in re.findall(r"^# -{20,} (.*)$|^def (\w+)\(fixed", cases, re.M):
         if title:
