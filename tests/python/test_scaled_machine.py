@@ -1,5 +1,5 @@
-"""Plans depend on how a machine's figures compare, and on no second, byte or rate of their own: a machine of which every
-part is as many times faster has the same plans."""
+"""Plans depend on how a machine's figures compare, and on no second, byte or rate of their own: a machine of which
+every part is as many times faster has the same plans."""
 
 import itertools
 import re
