@@ -214,9 +214,9 @@ static mth_status collect(
     return status;
 }
 
-static mth_status run(mth_compiled *compiled, mth__plan *plan, const mth_arrays *parameters, const mth_named *input,
-    size_t count, const mth_gradient_request *request, const mth__stop *stop, mth_arrays **outputs,
-    mth_arrays **gradients) {
+static mth_status run_plan(mth_compiled *compiled, mth__plan *plan, const mth_arrays *parameters,
+    const mth_named *input, size_t count, const mth_gradient_request *request, const mth__stop *stop,
+    mth_arrays **outputs, mth_arrays **gradients) {
     const mth__program *program = plan->program;
     const size_t entries = program->entry.n, exits = program->exit.n, results = (size_t)plan->offset.exit[exits];
     TRY(check_parameter_names(compiled, plan, parameters));
@@ -308,7 +308,7 @@ mth_status mth_evaluate(mth_compiled *compiled, const mth_arrays *parameters, co
     }
     mth__request_free(&request);
     if (status) return status;
-    status = run(compiled, plan, parameters, input, count, wanted, &stop, outputs, wanted ? gradients : NULL);
+    status = run_plan(compiled, plan, parameters, input, count, wanted, &stop, outputs, wanted ? gradients : NULL);
     plan->running--; /* the last touch of the plan, which others may now free */
     return status;
 }

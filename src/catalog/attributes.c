@@ -29,7 +29,7 @@ static const mth__attribute *find(const char *name, size_t length) {
         if (strlen(attributes[k].name) == length && !memcmp(attributes[k].name, name, length)) return &attributes[k];
     return NULL;
 }
-static void fill(void) {
+static void fill_rows(void) {
     for (int row = 0; row < MTH__ROW_COUNT; row++) {
         int count = 0;
         for (const char *name = mth__op_at(row)->attributes; name && *name && count < MOST;) {
@@ -41,7 +41,7 @@ static void fill(void) {
     }
 }
 const mth__attribute *mth__op_attribute(const mth__op *op, int k) {
-    pthread_once(&once, fill);
+    pthread_once(&once, fill_rows);
     return of_row[op->row][k];
 }
 

@@ -19,11 +19,11 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static bool is_called(const void *name, int number) { return !strcmp(rows[number]->name, name); }
 static uint64_t hash(const char *name) { return mth__hash_text(name, strlen(name)); }
-static void fill(void) {
+static void fill_names(void) {
     for (int i = 0; i < MTH__ROW_COUNT; i++) mth__table_put(&names, hash(rows[i]->name), is_called, rows[i]->name, i);
 }
 const mth__op *mth__op_find(const char *name) {
-    pthread_once(&once, fill);
+    pthread_once(&once, fill_names);
     const int found = mth__table_find(&names, hash(name), is_called, name);
     return found < 0 ? NULL : rows[found];
 }

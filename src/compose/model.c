@@ -217,7 +217,7 @@ typedef struct {
     mth_add_mode mode;
 } addition;
 
-static mth_status add(void *context) {
+static mth_status add_block(void *context) {
     const addition *added = context;
     mth_model *model = added->model;
     mth__arena *arena = model->arena;
@@ -269,7 +269,7 @@ mth_status mth_model_add(
     TRY(mth__given(model, "the model"));
     TRY(mth__given(module, "the module"));
     TRY(wires_given(wire, count, mode));
-    return mth__guard(add, &(addition){model, module, NULL, NULL, wire, count, mode});
+    return mth__guard(add_block, &(addition){model, module, NULL, NULL, wire, count, mode});
 }
 
 mth_status mth_model_add_model(
@@ -277,7 +277,7 @@ mth_status mth_model_add_model(
     TRY(mth__given(model, "the model"));
     TRY(mth__given(sub, "the submodel"));
     TRY(wires_given(wire, count, mode));
-    return mth__guard(add, &(addition){model, NULL, sub, name, wire, count, mode});
+    return mth__guard(add_block, &(addition){model, NULL, sub, name, wire, count, mode});
 }
 
 /* ---------------------------------------------------------------- connect */

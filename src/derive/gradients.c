@@ -288,7 +288,7 @@ static mth_status find_input(gradient_walk *walk, const mth__names *inputs, cons
         mth__value_text(value));
 }
 
-static mth_status run(gradient_walk *walk, const mth__gradient_options *options) {
+static mth_status walk_back(gradient_walk *walk, const mth__gradient_options *options) {
     mth__graph *graph = walk->graph;
     int nodes = (int)graph->node.n;
     size_t outputs = graph->output.n;
@@ -334,7 +334,7 @@ static mth_status run(gradient_walk *walk, const mth__gradient_options *options)
 mth_status mth__gradients(mth__graph *graph, const mth__gradient_options *options) {
     mth__arena *scratch = mth__arena_new();
     gradient_walk walk = {.graph = graph, .scratch = scratch};
-    mth_status status = run(&walk, options);
+    mth_status status = walk_back(&walk, options);
     mth__arena_free(scratch);
     return status;
 }

@@ -55,7 +55,7 @@ static int32_t (*find_grains(mth__arena *arena, const mth__graph *graph))[MTH__R
 }
 
 /* ---------------------------------------------------------------- candidates */
-static void add(mth__group *group, const mth__sharding *sharding) {
+static void add_candidate(mth__group *group, const mth__sharding *sharding) {
     if (group->candidates < MTH__CANDIDATES) group->candidate[group->candidates++] = *sharding;
 }
 
@@ -77,7 +77,7 @@ static void split_by(mth__group *group, const int *to, int most) { /* to: by axi
         if (parts[d] > 1 && mth__ceil_div(group->shape.dim[d], grain) < parts[d]) return;
         split += parts[d] > 1;
     }
-    if (!most || split <= most) add(group, &sharding);
+    if (!most || split <= most) add_candidate(group, &sharding);
 }
 
 static void add_candidates(mth__group *group, int dims, int most) {

@@ -136,7 +136,7 @@ static mth_status apply(const chunk_pass *pass, const plan *chunked) {
     return NULL;
 }
 
-static mth_status run(chunk_pass *pass) {
+static mth_status chunk_nodes(chunk_pass *pass) {
     mth__graph *graph = pass->graph;
     size_t n = graph->node.n;
     plan *plans = NEW_ARRAY(pass->arena, plan, n);
@@ -178,7 +178,7 @@ mth_status mth__chunk_communication(mth__graph *graph, const mth__distribute_opt
     for (size_t i = 0; i < graph->node.n; i++)
         for (int j = 0; j < graph->node.at[i]->nin; j++) pass.reader[graph->node.at[i]->in[j]->id] = graph->node.at[i];
     for (size_t i = 0; i < graph->output.n; i++) pass.reader[graph->output.at[i].value->id] = NULL;
-    mth_status status = run(&pass);
+    mth_status status = chunk_nodes(&pass);
     mth__arena_free(arena);
     return status;
 }

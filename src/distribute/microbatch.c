@@ -362,7 +362,7 @@ static int64_t lanes_of(const microbatch_pass *pass, int index) {
     return 1;
 }
 
-static mth_status run(microbatch_pass *pass) {
+static mth_status cut_regions(microbatch_pass *pass) {
     mth__graph *graph = pass->graph;
     pass->lanes = NEW_ARRAY(pass->arena, int64_t, graph->region.n);
     for (size_t i = 0; i < graph->region.n; i++) pass->lanes[i] = lanes_of(pass, (int)i);
@@ -394,7 +394,7 @@ mth_status mth__microbatch(mth__graph *graph, const mth__distribute_options *opt
     for (size_t i = 0; i < graph->region.n; i++) TRY(measure(graph->region.at[i]));
     if (graph->region.n) {
         pass.arena = mth__arena_new();
-        mth_status status = run(&pass);
+        mth_status status = cut_regions(&pass);
         mth__arena_free(pass.arena);
         TRY(status);
     }

@@ -173,7 +173,7 @@ static mth_status add_at_home(redundant_pass *pass, mth__node *sum, mth__node *h
 }
 
 /* ---------------------------------------------------------------- the pass */
-static mth_status run(redundant_pass *pass) {
+static mth_status drop_redundant(redundant_pass *pass) {
     mth__graph *graph = pass->graph;
     find_sums(pass);
     for (size_t i = 0; i < mth__graph_sources(graph); i++)
@@ -210,7 +210,7 @@ static mth_status run(redundant_pass *pass) {
 mth_status mth__drop_redundant(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
     redundant_pass pass = {.graph = graph, .arena = arena};
-    mth_status status = run(&pass);
+    mth_status status = drop_redundant(&pass);
     mth__arena_free(arena);
     return status;
 }

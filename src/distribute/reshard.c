@@ -116,7 +116,7 @@ static mth_status settle_outputs(reshard_pass *pass, mth__value *value, const in
     return NULL;
 }
 
-static mth_status run(reshard_pass *pass) {
+static mth_status reshard_nodes(reshard_pass *pass) {
     mth__graph *graph = pass->graph;
     const int values = graph->values;
     int *first = NEW_ARRAY(pass->arena, int, values), *next = NEW_ARRAY(pass->arena, int, graph->output.n + 1);
@@ -144,7 +144,7 @@ static mth_status run(reshard_pass *pass) {
 mth_status mth__reshard(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
     reshard_pass pass = {.graph = graph, .arena = arena};
-    mth_status status = run(&pass);
+    mth_status status = reshard_nodes(&pass);
     mth__arena_free(arena);
     return status;
 }

@@ -17,7 +17,7 @@ static mth__area result_of(const move_builder *builder, int rank) {
     return mth__area_local(builder->channel->shape, &builder->channel->to, builder->member[rank]);
 }
 
-static mth__channel_move *add(
+static mth__channel_move *add_move(
     move_builder *builder, int round, int peer_rank, mth__move_memory from, mth__move_memory to) {
     PUSH(builder->arena, builder->move,
         ((mth__channel_move){
@@ -33,7 +33,7 @@ static mth_status not_a_box(const move_builder *builder, int peer) {
 /* The box, between memories that hold `whole` and `part` row by row. */
 static mth_status add_box(move_builder *builder, int round, int peer_rank, mth__move_memory from, mth__move_memory to,
     bool reduce, const mth__area *box, const mth__area *whole, const mth__area *part) {
-    mth__channel_move *move = add(builder, round, peer_rank, from, to);
+    mth__channel_move *move = add_move(builder, round, peer_rank, from, to);
     move->reduce = reduce;
     return mth__area_copy(box, whole, part, &move->copy) ? NULL : not_a_box(builder, move->peer);
 }
@@ -42,7 +42,7 @@ static mth_status add_box(move_builder *builder, int round, int peer_rank, mth__
 static void add_range(move_builder *builder, int round, int peer_rank, mth__move_memory from, mth__move_memory to,
     bool reduce, int64_t start, int64_t count) {
     if (!count) return;
-    mth__channel_move *move = add(builder, round, peer_rank, from, to);
+    mth__channel_move *move = add_move(builder, round, peer_rank, from, to);
     move->reduce = reduce;
     move->copy = (mth__strided_copy){
         .rank = 1, .size = {count}, .to_stride = {1}, .from_stride = {1}, .to = start, .from = start};
@@ -117,15 +117,15 @@ static mth_status add_slot(template_reader *reader, int round, int other, int pa
     if (!(out ? box_between(builder, other, builder->rank, &box) : box_between(builder, builder->rank, other, &box)))
         return NULL;
     const int64_t slot = (parity * builder->n + other) * reader->slot;
-    mth__channel_move *move = out ? add(builder, round, builder->rank, MTH__MOVE_SCRATCH, MTH__MOVE_RESULT)
-                                  : add(builder, round, builder->rank, MTH__MOVE_OPERAND, MTH__MOVE_SCRATCH);
+    mth__channel_move *move = out ? add_move(builder, round, builder->rank, MTH__MOVE_SCRATCH, MTH__MOVE_RESULT)
+                                  : add_move(builder, round, builder->rank, MTH__MOVE_OPERAND, MTH__MOVE_SCRATCH);
     if (!(out ? mth__area_copy(&box, &part, &box, &move->copy) : mth__area_copy(&box, &box, &part, &move->copy)))
         return not_a_box(builder, builder->device);
     *(out ? &move->copy.from : &move->copy.to) += slot;
     return NULL;
 }
 
-static mth_status fill(template_reader *reader) {
+static mth_status follow_template(template_reader *reader) {
     move_builder *builder = reader->builder;
     const mth__channel *channel = builder->channel;
     if (!has(&channel->from, builder->device)) return NULL;
@@ -185,7 +185,7 @@ static mth_status follow(template_reader *reader, const mth__step *step, const m
     }
     case MTH__ALL_TO_ALL: {
         if (!box_between(builder, name->origin, name->destination, &box)) return NULL;
-        mth__channel_move *move = add(builder, round, step->peer, MTH__MOVE_SCRATCH, MTH__MOVE_SCRATCH);
+        mth__channel_move *move = add_move(builder, round, step->peer, MTH__MOVE_SCRATCH, MTH__MOVE_SCRATCH);
         const int parity = step->round % 2;
         move->copy = (mth__strided_copy){.rank = 1,
             .size = {mth__area_size(&box)},
@@ -218,7 +218,7 @@ static mth_status by_template(move_builder *builder, mth__templates *templates) 
     template_reader reader = {.builder = builder, .known = known};
     if (channel->kind == MTH__ALL_TO_ALL)
         reader.slot = mth__channel_slot(channel) / (int64_t)mth_dtype_size(channel->dtype);
-    TRY(fill(&reader));
+    TRY(follow_template(&reader));
     for (int i = 0; i < known->count[builder->rank]; i++)
         TRY(follow(&reader, &known->step[builder->rank][i], known->box ? &known->box[builder->rank][i] : NULL));
     return empty(&reader, known->template.rounds + 1);

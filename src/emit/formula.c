@@ -146,7 +146,7 @@ static void apply(char op, int *restrict a, const int *restrict b, bool same, in
 }
 #undef EACH
 
-static void fill(int *value, int n, int start, int step) {
+static void fill_values(int *value, int n, int start, int step) {
     for (int *end = value + n; value < end; value++, start += step) *value = start;
 }
 
@@ -162,13 +162,13 @@ void mth__formula_values(
         if (op == 'c' || op == 'v') {
             each[top] = op == 'v' && operand == letter - 'a';
             if (each[top])
-                fill(stack[top], n, first, 1);
+                fill_values(stack[top], n, first, 1);
             else
                 stack[top][0] = op == 'c' ? operand : variables->letter[operand];
             top++;
         } else {
             int *const a = stack[top - 2], *const b = stack[top - 1];
-            if (each[top - 1] && !each[top - 2]) fill(a, n, *a, 0);
+            if (each[top - 1] && !each[top - 2]) fill_values(a, n, *a, 0);
             each[top - 2] |= each[top - 1];
             apply(op, a, b, !each[top - 1], each[top - 2] ? n : 1);
             top--;
@@ -177,7 +177,7 @@ void mth__formula_values(
     if (each[0])
         memcpy(value, stack[0], (size_t)n * sizeof *value);
     else
-        fill(value, n, stack[0][0], 0);
+        fill_values(value, n, stack[0][0], 0);
 }
 int mth__formula_value(const mth__formula *formula, const mth__formula_variables *variables) {
     int value;

@@ -106,7 +106,7 @@ static mth__traffic transfer_traffic(const mth__channel *channel, int device) {
     return (mth__traffic){mth__size_product(received, element), mth__size_product(all - stays, element), received > 0};
 }
 
-static void add(mth__traffic *sum, mth__traffic more, int64_t times) {
+static void add_traffic(mth__traffic *sum, mth__traffic more, int64_t times) {
     sum->received = mth__size_sum(sum->received, mth__size_product(more.received, times));
     sum->sent = mth__size_sum(sum->sent, mth__size_product(more.sent, times));
     sum->messages += more.messages * times;
@@ -124,9 +124,9 @@ static mth_status add_moves(mth__templates *templates, const mth__channel *chann
         if (move->peer == device) continue;
         const int64_t bytes = mth__channel_move_bytes(channel, move);
         received = mth__size_sum(received, bytes);
-        add(&all[by_rank ? move->peer_rank : move->peer], (mth__traffic){.sent = bytes}, times);
+        add_traffic(&all[by_rank ? move->peer_rank : move->peer], (mth__traffic){.sent = bytes}, times);
     }
-    add(&all[at], (mth__traffic){.received = received, .messages = received > 0}, times);
+    add_traffic(&all[at], (mth__traffic){.received = received, .messages = received > 0}, times);
     mth__arena_free(arena);
     return NULL;
 }
@@ -154,21 +154,21 @@ static mth_status count_of(
     if (is_uniform(channel)) {
         TRY(group_traffic(templates, channel, &one));
         for (int i = 0; i < on->count; i++)
-            add(&by_device[on->device[i]], one[mth__channel_group(channel, on->device[i], NULL)], times);
+            add_traffic(&by_device[on->device[i]], one[mth__channel_group(channel, on->device[i], NULL)], times);
         return NULL;
     }
     if (by_formula(channel) && channel->kind == MTH__TRANSFER) {
         const mth__placement *from = channel->from.on;
         for (int i = 0; i < on->count; i++)
-            add(&by_device[on->device[i]], transfer_traffic(channel, on->device[i]), times);
+            add_traffic(&by_device[on->device[i]], transfer_traffic(channel, on->device[i]), times);
         for (int i = 0; i < from->count; i++)
             if (on->rank_of[from->device[i]] < 0)
-                add(&by_device[from->device[i]], transfer_traffic(channel, from->device[i]), times);
+                add_traffic(&by_device[from->device[i]], transfer_traffic(channel, from->device[i]), times);
         return NULL;
     }
     if (by_formula(channel)) {
         for (int i = 0; i < on->count; i++)
-            add(&by_device[on->device[i]], direct_traffic(channel, on->device[i]), times);
+            add_traffic(&by_device[on->device[i]], direct_traffic(channel, on->device[i]), times);
         return NULL;
     }
     for (int i = 0; i < on->count; i++)

@@ -166,7 +166,7 @@ static bool pass_wait(race *pass, int role, int i) {
 }
 
 /* As far as the role comes. */
-static void run(race *pass, int role) {
+static void run_role(race *pass, int role) {
     stand *state = &pass->stand[role];
     const int n = (int)pass->proof->program->role.at[role].instr.n;
     for (bool progress = true; progress;) {
@@ -273,7 +273,7 @@ mth_status mth__verify_channels(mth__verification *proof) {
         pass.n--;
         pass.stand[role].queued = false;
         TRY(mth__stop_check());
-        run(&pass, role);
+        run_role(&pass, role);
     }
     for (size_t i = 0; i < roles; i++)
         if (!is_through(&pass, (int)i)) return deadlock(&pass, (int)i);

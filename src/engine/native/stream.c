@@ -171,7 +171,7 @@ static mth_status count_tasks(mth__loader *loader, int device) {
     return NULL;
 }
 
-static mth_status fill(mth__loader *loader, int device) {
+static mth_status fill_streams(mth__loader *loader, int device) {
     TRY(mth__stop_check());
     loader->device = device;
     loader->role = mth__load_role(loader, device);
@@ -285,7 +285,7 @@ mth_status mth__load_streams(mth__loader *loader) {
     for (int on = 0; on < loader->executable->each; on++)
         loader->seen[on] = NEW_ARRAY(loader->arena, int64_t, loader->executable->streams);
     for (int d = 0; d < loader->devices; d++) TRY(count_tasks(loader, d));
-    for (int d = 0; d < loader->devices; d++) TRY(fill(loader, d));
+    for (int d = 0; d < loader->devices; d++) TRY(fill_streams(loader, d));
     link_dependents(loader);
     return NULL;
 }

@@ -11,7 +11,7 @@ enum { KINDS = 7 };
 static const char *const kinds[KINDS] = {
     "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "collective_permute", "broadcast", "transfer"};
 
-static void add(tally *tallies, const char *kind, int64_t count, int64_t bytes) {
+static void add_tally(tally *tallies, const char *kind, int64_t count, int64_t bytes) {
     for (int k = 0; k < KINDS; k++)
         if (!strcmp(kinds[k], kind)) {
             tallies[k].count += count;
@@ -37,7 +37,7 @@ static mth_status count_ours(mth__arena *arena, const mth__program *program, tal
         const mth__channel *channel = &program->channel.at[i];
         int64_t most;
         TRY(most_bytes(arena, program, channel, &most));
-        add(channel->algorithm == MTH__DIRECT && !mth__is_exchange(channel) ? ours : named,
+        add_tally(channel->algorithm == MTH__DIRECT && !mth__is_exchange(channel) ? ours : named,
             mth__channel_names[channel->kind], 1, most);
     }
     return NULL;
@@ -97,7 +97,7 @@ static mth_status explain_module(
     if (facts.seconds >= 0) mth__text_add(text, ", %.4g s", facts.seconds);
     mth__text_add(text, "\n");
     for (int k = 0; k < facts.collectives; k++)
-        add(theirs, facts.collective[k].kind, (int64_t)facts.collective[k].count * runs,
+        add_tally(theirs, facts.collective[k].kind, (int64_t)facts.collective[k].count * runs,
             facts.collective[k].bytes * runs);
     return NULL;
 }

@@ -12,7 +12,7 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- segments */
-static mth_status fill(
+static mth_status fill_slots(
     mth__executable *executable, int device, mth_dtype dtype, mth__shape shape, const void *data, PJRT_Buffer **out) {
     MTH__ARGS(PJRT_Client_BufferFromHostBuffer, put);
     put.client = executable->engine->client;
@@ -36,7 +36,7 @@ static mth_status zeros(mth__executable *executable, int slot, int device, PJRT_
         const int64_t bytes = mth__shape_size(from->local) * (int64_t)mth_dtype_size(from->any->dtype);
         void *data = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
         if (!data) return mth__lacks_memory("zeros", bytes);
-        mth_status status = fill(executable, device, from->any->dtype, from->local, data, made);
+        mth_status status = fill_slots(executable, device, from->any->dtype, from->local, data, made);
         mth__free(data);
         TRY(status);
     }
@@ -48,7 +48,7 @@ static mth_status number(mth__executable *executable, int index, int device, PJR
     PJRT_Buffer **made =
         &executable->number_buffer[(size_t)index * (size_t)executable->program->mesh->count + (size_t)device];
     const int32_t value = (int32_t)executable->number.at[index];
-    if (!*made) TRY(fill(executable, device, MTH_INT32, (mth__shape){0}, &value, made));
+    if (!*made) TRY(fill_slots(executable, device, MTH_INT32, (mth__shape){0}, &value, made));
     *out = *made;
     return NULL;
 }

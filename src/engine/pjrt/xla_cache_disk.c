@@ -27,12 +27,12 @@ typedef struct {
     size_t bytes;
 } key;
 
-static void add(FILE *file, const void *bytes, size_t n) {
+static void add_bytes(FILE *file, const void *bytes, size_t n) {
     fwrite(&n, sizeof n, 1, file);
     fwrite(bytes, 1, n, file);
 }
 
-static void add_text(FILE *file, const char *text) { add(file, text ? text : "", text ? strlen(text) : 0); }
+static void add_text(FILE *file, const char *text) { add_bytes(file, text ? text : "", text ? strlen(text) : 0); }
 
 static void add_processor(FILE *file) {
     FILE *info = fopen("/proc/cpuinfo", "re");
@@ -53,7 +53,7 @@ static mth_status add_device(FILE *file, mth__engine *engine) {
     MTH__ARGS(PJRT_DeviceDescription_Kind, kind);
     kind.device_description = get.device_description;
     PJRT_TRY(engine->plugin, "describe a device", api->PJRT_DeviceDescription_Kind(&kind));
-    add(file, kind.device_kind, kind.device_kind_size);
+    add_bytes(file, kind.device_kind, kind.device_kind_size);
     return NULL;
 }
 
@@ -71,14 +71,14 @@ static mth_status key_new(mth__engine *engine, const mth__xla_key *module, key *
     mth_status status = NULL;
     if (stream) {
         add_text(stream, path);
-        add(stream, version, sizeof version);
+        add_bytes(stream, version, sizeof version);
         add_text(stream, engine->platform_name);
         add_text(stream, engine->platform_version);
         add_text(stream, getenv("XLA_FLAGS"));
         add_processor(stream);
         status = add_device(stream, engine);
-        add(stream, module->options, module->options_bytes);
-        add(stream, module->text, module->bytes);
+        add_bytes(stream, module->options, module->options_bytes);
+        add_bytes(stream, module->text, module->bytes);
     }
     bool whole = stream && !ferror(stream);
     whole = stream && !fclose(stream) && whole; /* fills `out` */
