@@ -116,35 +116,37 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
     static char *names[] = {"params", "inputs", "output_gradients", "input_gradients", NULL};
     module_state *state = STATE(object);
     compiled_object *self = (compiled_object *)object;
-    PyObject *params, *inputs, *slopes = Py_None, *wanted = Py_None, *result = NULL;
+    PyObject *params, *inputs, *output_gradients = Py_None, *wanted = Py_None, *result = NULL;
     pool scratch = {0};
-    mth_named *parameter = NULL, *input = NULL, *slope = NULL;
-    size_t parameters = 0, count = 0, slope_count = 0;
+    mth_named *parameter = NULL, *input = NULL, *gradient = NULL;
+    size_t parameters = 0, count = 0, gradient_count = 0;
     mth_gradient_request request = {0};
     mth_arrays *all = NULL;
-    if (!parse(state, &scratch, args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) goto end;
-    if (slopes == Py_None && wanted != Py_None) {
+    if (!parse(state, &scratch, args, keywords, "OO|OO:evaluate", names, &params, &inputs, &output_gradients, &wanted))
+        goto end;
+    if (output_gradients == Py_None && wanted != Py_None) {
         raise_fix(state, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"),
             TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
         goto end;
     }
     if (to_named(state, self->backend, NULL, params, "params", &scratch, &parameter, &parameters)) goto end;
     if (to_named(state, self->backend, self->compiled, inputs, "inputs", &scratch, &input, &count)) goto end;
-    if (slopes != Py_None &&
-        to_named(state, self->backend, NULL, slopes, "output_gradients", &scratch, &slope, &slope_count))
+    if (output_gradients != Py_None &&
+        to_named(
+            state, self->backend, NULL, output_gradients, "output_gradients", &scratch, &gradient, &gradient_count))
         goto end;
     if (wanted != Py_None && to_names(state, wanted, &scratch, &request.input_gradients, &request.input_gradient_count))
         goto end;
-    request.output_gradients = slope;
-    request.output_gradient_count = slope_count;
+    request.output_gradients = gradient;
+    request.output_gradient_count = gradient_count;
     if (note_source_line()) goto end;
     mth_status status = mth_arrays_create(parameter, parameters, &all);
-    evaluation job = {self->compiled, all, input, count, slopes == Py_None ? NULL : &request, NULL, NULL};
+    evaluation job = {self->compiled, all, input, count, output_gradients == Py_None ? NULL : &request, NULL, NULL};
     if (status)
         raise_status(state, status);
     else if (!call_interruptibly(state, evaluate, &job)) {
         result = arrays_to_dict(state, job.outputs);
-        if (slopes != Py_None) {
+        if (output_gradients != Py_None) {
             PyObject *second = arrays_to_dict(state, job.gradients);
             result = result && second ? Py_BuildValue("(NN)", result, second)
                                       : (Py_XDECREF(result), Py_XDECREF(second), NULL);
@@ -154,7 +156,7 @@ end:
     if (all) mth_arrays_free(all);
     named_free(parameter, parameters);
     named_free(input, count);
-    named_free(slope, slope_count);
+    named_free(gradient, gradient_count);
     pool_free(&scratch);
     return result;
 }

@@ -47,9 +47,9 @@ static PyObject *out_of_dual(PyObject *torch, PyObject *tensor) {
     PyObject *forward = autograd ? PyObject_GetAttrString(autograd, "forward_ad") : NULL;
     PyObject *pair = forward ? PyObject_CallMethod(forward, "unpack_dual", "O", tensor) : NULL;
     PyObject *tangent = pair ? PyObject_GetAttrString(pair, "tangent") : NULL;
-    PyObject *primal = tangent && tangent != Py_None ? PyObject_GetAttrString(pair, "primal") : NULL;
+    PyObject *value = tangent && tangent != Py_None ? PyObject_GetAttrString(pair, "primal") : NULL;
     Py_XDECREF(autograd), Py_XDECREF(forward), Py_XDECREF(pair), Py_XDECREF(tangent);
-    return quiet(primal);
+    return quiet(value);
 }
 
 /* Whether an attribute of torch's is something else than "torch." and each of the usual names. */

@@ -119,26 +119,25 @@ static void list_given(const mth__names *known, const mth_named *item, size_t co
 
 /* The array that an entry takes, checked against what the plan says. */
 static const char *const what[] = {"input", "parameter", "gradient of output"}; /* by kind of entry */
-static mth_status entry_array(const mth__plan *plan, size_t entry, const given_arrays *given, mth_array **out) {
-    const mth__entry *record = &plan->program->entry.at[entry];
-    mth_array *array = given->of[record->kind][plan->number[entry]];
-    bool dtype =
-        array && array->dtype != record->dtype && !(mth__is_float(array->dtype) && mth__is_float(record->dtype));
-    if (array && !dtype && mth__shape_equal(array->shape, record->shape)) {
+static mth_status entry_array(const mth__plan *plan, size_t entry_number, const given_arrays *given, mth_array **out) {
+    const mth__entry *entry = &plan->program->entry.at[entry_number];
+    mth_array *array = given->of[entry->kind][plan->number[entry_number]];
+    bool dtype = array && array->dtype != entry->dtype && !(mth__is_float(array->dtype) && mth__is_float(entry->dtype));
+    if (array && !dtype && mth__shape_equal(array->shape, entry->shape)) {
         *out = array;
         return NULL;
     }
     mth_status status = !array
-        ? FAIL(MTH_ERROR_KEY, F("%s '%s' is missing", what[record->kind], record->name),
-              F("give '%s'%s", record->name, record->kind == MTH__ENTRY_PARAMETER ? ": mth_get_parameters has it" : ""))
+        ? FAIL(MTH_ERROR_KEY, F("%s '%s' is missing", what[entry->kind], entry->name),
+              F("give '%s'%s", entry->name, entry->kind == MTH__ENTRY_PARAMETER ? ": mth_get_parameters has it" : ""))
         : FAIL(dtype ? MTH_ERROR_TYPE : MTH_ERROR_VALUE,
-              F("%s '%s' has another %s than the model's", what[record->kind], record->name, dtype ? "dtype" : "shape"),
-              dtype ? F("convert it to %s", mth_dtype_name(record->dtype)) : F("give an array of the expected shape"));
-    const char *module = mth__program_reader(plan->program, (int)entry);
+              F("%s '%s' has another %s than the model's", what[entry->kind], entry->name, dtype ? "dtype" : "shape"),
+              dtype ? F("convert it to %s", mth_dtype_name(entry->dtype)) : F("give an array of the expected shape"));
+    const char *module = mth__program_reader(plan->program, (int)entry_number);
     if (module) status = mth__error_operator(status, module);
     if (array) status = mth__error_tensor(status, array_text("given", array->dtype, array->shape, NULL));
     return mth__error_tensor(
-        status, array_text(array ? "expected" : record->name, record->dtype, record->shape, &record->sharding));
+        status, array_text(array ? "expected" : entry->name, entry->dtype, entry->shape, &entry->sharding));
 }
 
 /* Rounding makes 0 of 1e-60, and 1 of what is next to it: a mask is examined as it was given. */
@@ -159,19 +158,18 @@ static mth_status check_mask(const mth_array *array, const char *name) {
 
 /* The array as the plan takes it: in its layout and dtype, on the backend's devices. */
 static mth_status hold(
-    const mth_compiled *compiled, const mth__plan *plan, size_t entry, mth_array *array, mth_array **out) {
-    const mth__entry *record = &plan->program->entry.at[entry];
+    const mth_compiled *compiled, const mth__plan *plan, size_t entry_number, mth_array *array, mth_array **out) {
+    const mth__entry *entry = &plan->program->entry.at[entry_number];
     char room[256], *name = room; /* a longer name is made: nothing is cut from it */
-    if (snprintf(room, sizeof room, "%s '%s'", what[record->kind], record->name) >= (int)sizeof room)
-        name = F("%s '%s'", what[record->kind], record->name);
+    if (snprintf(room, sizeof room, "%s '%s'", what[entry->kind], entry->name) >= (int)sizeof room)
+        name = F("%s '%s'", what[entry->kind], entry->name);
     if (!name) return mth__lacks_memory("a call", 0);
     const bool is_mask =
-        record->kind == MTH__ENTRY_INPUT && array->dtype != record->dtype && compiled->ids[plan->number[entry]];
+        entry->kind == MTH__ENTRY_INPUT && array->dtype != entry->dtype && compiled->ids[plan->number[entry_number]];
     mth_status status = is_mask ? check_mask(array, name) : NULL;
-    if (!status)
-        status = mth__array_as(array, name, &compiled->backend->devices, record->dtype, &record->sharding, out);
+    if (!status) status = mth__array_as(array, name, &compiled->backend->devices, entry->dtype, &entry->sharding, out);
     if (name != room) mth__free(name);
-    const char *module = status ? mth__program_reader(plan->program, (int)entry) : NULL;
+    const char *module = status ? mth__program_reader(plan->program, (int)entry_number) : NULL;
     return module ? mth__error_operator(status, module) : status;
 }
 
@@ -245,14 +243,14 @@ static mth_status run_plan(mth_compiled *compiled, mth__plan *plan, const mth_ar
     if (!status) status = compiled->backend->vtable->run(plan->executable, entry, exit, &(mth__control){.stop = stop});
     for (size_t i = 0; !status && i < exits;
         i++) { /* a successor takes over its entry's memory, and no other exit does */
-        const mth__exit *record = &program->exit.at[i];
-        if (record->kind == MTH__EXIT_SUCCESSOR)
-            status =
-                mth__array_unlend(held[record->entry], exit + plan->offset.exit[i], (size_t)record->sharding.on->count);
+        const mth__exit *leaving = &program->exit.at[i];
+        if (leaving->kind == MTH__EXIT_SUCCESSOR)
+            status = mth__array_unlend(
+                held[leaving->entry], exit + plan->offset.exit[i], (size_t)leaving->sharding.on->count);
     }
-    mth_arrays *values = NULL, *slopes = NULL;
+    mth_arrays *values = NULL, *gradients_made = NULL;
     if (!status) status = collect(compiled, plan, exit, false, &values);
-    if (!status && gradients) status = collect(compiled, plan, exit, true, &slopes);
+    if (!status && gradients) status = collect(compiled, plan, exit, true, &gradients_made);
     for (size_t i = 0; exit && i < results; i++)
         if (exit[i]) compiled->backend->devices.memory->release(exit[i]);
     for (size_t i = 0; held && i < entries; i++) mth_array_free(held[i]);
@@ -265,7 +263,7 @@ static mth_status run_plan(mth_compiled *compiled, mth__plan *plan, const mth_ar
         return status;
     }
     *outputs = values;
-    if (gradients) *gradients = slopes;
+    if (gradients) *gradients = gradients_made;
     return NULL;
 }
 

@@ -210,8 +210,8 @@ mth_status mth__build2(
     return mth__build(builder, row, attrs, 2, (mth__value *[]){x, y}, out);
 }
 mth_status mth__build3(mth__builder *builder, enum mth__row row, const mth__attrs *attrs, mth__value *x, mth__value *y,
-    mth__value *value, mth__value **out) {
-    return mth__build(builder, row, attrs, 3, (mth__value *[]){x, y, value}, out);
+    mth__value *z, mth__value **out) {
+    return mth__build(builder, row, attrs, 3, (mth__value *[]){x, y, z}, out);
 }
 mth_status mth__build_contract(
     mth__builder *builder, const char *spec, mth__value *x, mth__value *y, mth__value **out) {

@@ -185,8 +185,8 @@ mth_status mth__build(
 mth_status mth__build1(mth__builder *, enum mth__row, const mth__attrs *, mth__value *a, mth__value **out);
 mth_status mth__build2(
     mth__builder *, enum mth__row, const mth__attrs *, mth__value *a, mth__value *b, mth__value **out);
-mth_status mth__build3(mth__builder *, enum mth__row, const mth__attrs *, mth__value *a, mth__value *b,
-    mth__value *value, mth__value **out);
+mth_status mth__build3(
+    mth__builder *, enum mth__row, const mth__attrs *, mth__value *a, mth__value *b, mth__value *c, mth__value **out);
 /* "bsi,io->bso" */
 mth_status mth__build_contract(mth__builder *, const char *spec, mth__value *a, mth__value *b, mth__value **out);
 mth_status mth__build_scale(mth__builder *, mth__value *, double by, mth__value **out);

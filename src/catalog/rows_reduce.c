@@ -88,11 +88,11 @@ static mth_status infer_broadcast_to(mth__node *node) {
             F("give a shape of %d to %d dimensions", in.rank, MTH__RANK));
     *out = mth__shape_of_attrs(&node->attrs);
     for (int d = 0; d < in.rank; d++) {
-        int64_t want = out->dim[d + out->rank - in.rank];
-        if (in.dim[d] != 1 && in.dim[d] != want)
+        int64_t size = out->dim[d + out->rank - in.rank];
+        if (in.dim[d] != 1 && in.dim[d] != size)
             return mth__row_error(node,
-                F("dimension %d is %lld and can't be broadcast to %lld", d, (long long)in.dim[d], (long long)want),
-                F("give a tensor whose dimension %d is 1 or %lld", d, (long long)want));
+                F("dimension %d is %lld and can't be broadcast to %lld", d, (long long)in.dim[d], (long long)size),
+                F("give a tensor whose dimension %d is 1 or %lld", d, (long long)size));
     }
     return NULL;
 }

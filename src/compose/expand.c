@@ -42,17 +42,17 @@ typedef struct mth__made_parameters {
 /* Two uses of one parameter want it alike. */
 static mth_status check_use(
     const mth__expansion *expansion, const mth__value *value, mth__shape shape, mth_dtype dtype, int number) {
-    char wants[256];
+    char taken[256];
     if (value->dtype == dtype && mth__shape_equal(value->shape, shape)) return NULL;
     const char *maker = expansion->made->maker[number];
-    mth__shape_write(wants, sizeof wants, shape);
+    mth__shape_write(taken, sizeof taken, shape);
     mth_status status = value->dtype != dtype
         ? FAIL(MTH_ERROR_TYPE,
               F("%s shares %s with %s, and computes in %s", expansion->builder.label.module, value->name, maker,
                   mth_dtype_name(dtype)),
               F("give both inputs of one dtype"))
         : FAIL(MTH_ERROR_VALUE,
-              F("%s shares %s with %s, and takes it as %s", expansion->builder.label.module, value->name, maker, wants),
+              F("%s shares %s with %s, and takes it as %s", expansion->builder.label.module, value->name, maker, taken),
               F("give both the same sizes, or each its own weights: another module object, or mth_module_copy"));
     return mth__error_tensor(status, mth__value_text(value));
 }

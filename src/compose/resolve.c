@@ -58,8 +58,8 @@ static const char *qualified(wiring *wires, const mth__block *block, const char 
 
 static mth_status at_line(mth_status status, const char *line) { return mth__error_source(status, line); }
 
-static mth_status two_writers(wiring *wires, const name_entry *entry, int block, int port) {
-    const mth__block *a = wires->model->block.at[entry->block], *b = wires->model->block.at[block];
+static mth_status two_writers(wiring *wires, const name_entry *entry, int block_number, int port) {
+    const mth__block *a = wires->model->block.at[entry->block], *b = wires->model->block.at[block_number];
     mth_status status = FAIL(MTH_ERROR_VALUE,
         F("'%s' is written by %s (port %s) and by %s (port %s)", entry->text, a->name, a->out.at[entry->port].name,
             b->name, b->out.at[port].name),
@@ -68,17 +68,17 @@ static mth_status two_writers(wiring *wires, const name_entry *entry, int block,
 }
 
 /* ---------------------------------------------------------------- what the user said */
-static mth_status read_wires(wiring *wires, int block) {
-    const mth__block *record = wires->model->block.at[block];
-    for (size_t i = 0; i < record->wires; i++) {
-        int id = intern(wires, record->wire[i].name), port = mth__ports_find(&record->in, record->wire[i].port);
+static mth_status read_wires(wiring *wires, int block_number) {
+    const mth__block *block = wires->model->block.at[block_number];
+    for (size_t i = 0; i < block->wires; i++) {
+        int id = intern(wires, block->wire[i].name), port = mth__ports_find(&block->in, block->wire[i].port);
         if (port >= 0) {
             wires->name.at[id].said = true;
             continue;
         }
-        port = mth__ports_find(&record->out, record->wire[i].port);
-        if (wires->name.at[id].block >= 0) return two_writers(wires, &wires->name.at[id], block, port);
-        wires->name.at[id].block = block;
+        port = mth__ports_find(&block->out, block->wire[i].port);
+        if (wires->name.at[id].block >= 0) return two_writers(wires, &wires->name.at[id], block_number, port);
+        wires->name.at[id].block = block_number;
         wires->name.at[id].port = port;
     }
     return NULL;
@@ -127,8 +127,8 @@ static mth_status name_outputs(wiring *wires) {
     return NULL;
 }
 
-static void bind(wiring *wires, int block, const char *port, int name, mth__source from) {
-    struct inlets *in = &wires->in[block];
+static void bind(wiring *wires, int block_number, const char *port, int name, mth__source from) {
+    struct inlets *in = &wires->in[block_number];
     if (name >= 0) wires->name.at[name].used = true;
     PUSH(wires->scratch, in->from, from);
     PUSH(wires->scratch, in->name, name);
@@ -136,26 +136,26 @@ static void bind(wiring *wires, int block, const char *port, int name, mth__sour
 }
 
 /* The name that an unwired input takes because somebody else uses or makes it; -1: none. */
-static int implied_name(wiring *wires, int block, const char *port) {
-    const mth__block *record = wires->model->block.at[block];
-    int id = find(wires, qualified(wires, record, port));
+static int implied_name(wiring *wires, int block_number, const char *port) {
+    const mth__block *block = wires->model->block.at[block_number];
+    int id = find(wires, qualified(wires, block, port));
     if (id >= 0 && wires->name.at[id].said) return id;
-    if (!record->model) return -1;
+    if (!block->model) return -1;
     id = find(wires, port);
     if (id < 0) return -1;
     const name_entry *entry = &wires->name.at[id];
-    return entry->block != block && (entry->said || entry->block >= 0) ? id : -1;
+    return entry->block != block_number && (entry->said || entry->block >= 0) ? id : -1;
 }
 
 /* The model's own name for an input that nothing binds. */
-static int open_name(wiring *wires, int block, const char *port) {
-    const mth__block *record = wires->model->block.at[block];
+static int open_name(wiring *wires, int block_number, const char *port) {
+    const mth__block *block = wires->model->block.at[block_number];
     int id = intern(wires, port);
     name_entry *entry = &wires->name.at[id];
     bool taken =
-        entry->said || entry->block >= 0 || entry->candidates || (entry->used && !(record->model && entry->shared));
-    if (taken) return intern(wires, qualified(wires, record, port));
-    entry->shared = record->model != NULL;
+        entry->said || entry->block >= 0 || entry->candidates || (entry->used && !(block->model && entry->shared));
+    if (taken) return intern(wires, qualified(wires, block, port));
+    entry->shared = block->model != NULL;
     return id;
 }
 
@@ -170,38 +170,38 @@ static mth_status too_open(const mth__block *block, const char *const *port, siz
     return at_line(mth__error_operator(status, block->name), block->line);
 }
 
-static mth_status bind_inputs(wiring *pass, int block) {
-    const mth__block *record = pass->model->block.at[block];
+static mth_status bind_inputs(wiring *pass, int block_number) {
+    const mth__block *block = pass->model->block.at[block_number];
     const mth__source unknown = {-1, -1};
     VEC(const char *) open = {0};
-    int *wires = NEW_ARRAY(pass->scratch, int, record->in.n + 1);
-    for (int number = 0; number < record->in.n; number++) {
-        const char *port = record->in.at[number].name;
-        for (int i = record->in_first[number]; i < record->in_first[number + 1]; i++)
-            bind(pass, block, port, find(pass, record->in_name[i]), unknown);
-        wires[number] = record->in_first[number + 1] - record->in_first[number];
+    int *wires = NEW_ARRAY(pass->scratch, int, block->in.n + 1);
+    for (int number = 0; number < block->in.n; number++) {
+        const char *port = block->in.at[number].name;
+        for (int i = block->in_first[number]; i < block->in_first[number + 1]; i++)
+            bind(pass, block_number, port, find(pass, block->in_name[i]), unknown);
+        wires[number] = block->in_first[number + 1] - block->in_first[number];
         if (wires[number]) continue;
-        int id = implied_name(pass, block, port);
-        if (id < 0 && record->in.at[number].optional) continue;
+        int id = implied_name(pass, block_number, port);
+        if (id < 0 && block->in.at[number].optional) continue;
         wires[number] = 1;
         if (id < 0) PUSH(pass->scratch, open, port);
-        bind(pass, block, port, id, unknown);
+        bind(pass, block_number, port, id, unknown);
     }
-    bool chain = record->mode == MTH_CHAIN && block > 0 && open.n;
-    const mth__block *previous = chain ? pass->model->block.at[block - 1] : NULL;
-    if (chain && open.n > 1) return too_open(record, open.at, open.n, previous->name);
-    struct inlets *in = &pass->in[block];
+    bool chain = block->mode == MTH_CHAIN && block_number > 0 && open.n;
+    const mth__block *previous = chain ? pass->model->block.at[block_number - 1] : NULL;
+    if (chain && open.n > 1) return too_open(block, open.at, open.n, previous->name);
+    struct inlets *in = &pass->in[block_number];
     for (size_t i = 0; i < in->port.n; i++) {
         if (in->name.at[i] >= 0) continue;
         if (chain) {
-            in->from.at[i] = (mth__source){block - 1, mth__ports_main(&previous->out)};
+            in->from.at[i] = (mth__source){block_number - 1, mth__ports_main(&previous->out)};
             continue;
         }
-        in->name.at[i] = open_name(pass, block, in->port.at[i]);
+        in->name.at[i] = open_name(pass, block_number, in->port.at[i]);
         pass->name.at[in->name.at[i]].used = true;
     }
-    if (!record->module || !record->module->type->wired) return NULL;
-    return at_line(mth__error_operator(record->module->type->wired(record->module, wires), record->name), record->line);
+    if (!block->module || !block->module->type->wired) return NULL;
+    return at_line(mth__error_operator(block->module->type->wired(block->module, wires), block->name), block->line);
 }
 
 /* ---------------------------------------------------------------- connect */
@@ -391,16 +391,16 @@ static mth_status sort_blocks(wiring *wires) {
 }
 
 /* ---------------------------------------------------------------- outputs */
-static const char *output_name(wiring *wires, int block, int port) {
-    const mth__block *record = wires->model->block.at[block];
-    const char *port_name = record->out.at[port].name;
-    if (record->out_name[port]) return record->out_name[port];
-    if (!record->model) return qualified(wires, record, port_name);
+static const char *output_name(wiring *wires, int block_number, int port) {
+    const mth__block *block = wires->model->block.at[block_number];
+    const char *port_name = block->out.at[port].name;
+    if (block->out_name[port]) return block->out_name[port];
+    if (!block->model) return qualified(wires, block, port_name);
     const name_entry *plain = &wires->name.at[find(wires, port_name)];
-    bool writer = plain->block == block && plain->port == port;
+    bool writer = plain->block == block_number && plain->port == port;
     /* of several blocks' "output" the one that no block consumes */
     bool last = plain->block < 0 && plain->open == 1 && plain->input < 0;
-    return writer || last ? port_name : qualified(wires, record, port_name);
+    return writer || last ? port_name : qualified(wires, block, port_name);
 }
 
 /* Of what the user wants as outputs, only the names are known until here. */

@@ -30,7 +30,7 @@ static mth_status check_device(int64_t device, const mth__site *site, mth__mesh 
 }
 
 static mth_status check_mesh(const mth_arg *given, const mth__site *site) {
-    char want[64];
+    char expected[64];
     const mth__placement *placement = site->place;
     bool same = placement->naxes == (int)given->count ||
         (placement->naxes == 0 && given->count == 1 && given->items[0].integer == 1);
@@ -43,10 +43,10 @@ static mth_status check_mesh(const mth_arg *given, const mth__site *site) {
     for (size_t axis = 0; axis < given->count; axis++)
         mth__sink_add(&sink, axis ? ", %" PRId64 : "%" PRId64, given->items[axis].integer);
     mth__sink_add(&sink, given->count == 1 ? ",)" : ")");
-    mesh_text(want, sizeof want, placement);
+    mesh_text(expected, sizeof expected, placement);
     return FAIL(MTH_ERROR_VALUE,
-        F("device_mesh=%s differs from %s, %s", text, site->stage < 0 ? "the backend's" : "the stage's", want),
-        F("give device_mesh=%s, or leave it out", want));
+        F("device_mesh=%s differs from %s, %s", text, site->stage < 0 ? "the backend's" : "the stage's", expected),
+        F("give device_mesh=%s, or leave it out", expected));
 }
 
 mth_status mth__site_on(const mth_module *module, mth__mesh *mesh, const mth__site *site, const mth__placement **on) {

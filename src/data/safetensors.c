@@ -284,10 +284,10 @@ typedef struct {
 
 /* What mends a tensor that is not as the parameter is. */
 static char *mismatch_fix(const wish *wanted, mth_dtype dtype, mth__shape shape) {
-    const mth__shape want = wanted->like->shape;
-    bool turned = shape.rank == want.rank && shape.rank >= 2;
-    for (int d = 0; turned && d < shape.rank; d++) turned = shape.dim[d] == want.dim[shape.rank - 1 - d];
-    const bool same = mth__shape_equal(shape, want);
+    const mth__shape expected = wanted->like->shape;
+    bool turned = shape.rank == expected.rank && shape.rank >= 2;
+    for (int d = 0; turned && d < shape.rank; d++) turned = shape.dim[d] == expected.dim[shape.rank - 1 - d];
+    const bool same = mth__shape_equal(shape, expected);
     if (dtype != wanted->like->dtype && (same || turned))
         return F("save it as %s, or name another tensor%s", mth_dtype_name(wanted->like->dtype),
             same ? "" : "; and change transpose");

@@ -88,11 +88,11 @@ static int taken_over(const liveness *life, const mth__node *node, int at, int k
     if (sum) return life->block[life->base[sum->id]];
     if (!((node->op->flags & MTH__ELEMENTWISE) || node->op->row == MTH__ROW_all_reduce)) return -1;
     for (int j = 0; j < node->nin; j++) {
-        const int base = life->base[node->in[j]->id], block = life->block[base];
-        if (block < 0 || life->in_output.at[block] || life->live.at[block].last != at) continue;
-        if (life->written.at[block] == at) continue; /* by another result of the node */
+        const int base = life->base[node->in[j]->id], block_number = life->block[base];
+        if (block_number < 0 || life->in_output.at[block_number] || life->live.at[block_number].last != at) continue;
+        if (life->written.at[block_number] == at) continue; /* by another result of the node */
         if (node->in[j]->dtype != value->dtype || life->bytes[node->in[j]->id] != life->bytes[value->id]) continue;
-        if (life->bytes[base] == life->bytes[value->id]) return block;
+        if (life->bytes[base] == life->bytes[value->id]) return block_number;
     }
     return -1;
 }
@@ -100,19 +100,19 @@ static int taken_over(const liveness *life, const mth__node *node, int at, int k
 static void place_result(liveness *life, mth__arena *arena, const mth__node *node, int at, int k) {
     const mth__value *value = node->out[k];
     if (life->base[value->id] != value->id) return;
-    int block = taken_over(life, node, at, k);
-    if (block < 0) {
+    int block_number = taken_over(life, node, at, k);
+    if (block_number < 0) {
         if (life->leaves[value->id] || life->bytes[value->id] == 0) return;
         const int64_t units = mth__ceil_div(life->bytes[value->id], MTH__ALIGNMENT);
-        block = (int)life->live.n;
+        block_number = (int)life->live.n;
         PUSH(arena, life->live, ((mth__live){.value = value->id, .first = at, .bytes = units * MTH__ALIGNMENT}));
         PUSH(arena, life->in_output, false);
         PUSH(arena, life->written, at);
     }
-    life->block[value->id] = block;
-    life->live.at[block].last = life->last[value->id];
-    life->written.at[block] = at;
-    life->in_output.at[block] |= life->leaves[value->id];
+    life->block[value->id] = block_number;
+    life->live.at[block_number].last = life->last[value->id];
+    life->written.at[block_number] = at;
+    life->in_output.at[block_number] |= life->leaves[value->id];
 }
 
 static void find_lives(liveness *life, mth__arena *arena) {

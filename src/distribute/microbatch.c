@@ -29,8 +29,8 @@ typedef struct {
     const mth__distribute_options *options;
     mth__rewrite rewrite;
     BY_VALUE(value_part *) parts;
-    int64_t *lanes;      /* by region: the parts of the batch that are cut each by itself */
-    mth__region *region; /* of the node at hand */
+    int64_t *batch_parts; /* by region: the parts of the batch that are cut each by itself */
+    mth__region *region;  /* of the node at hand */
     int index;
     VEC(sliced_value) cuts; /* of this region */
 } microbatch_pass;
@@ -57,33 +57,33 @@ static mth_status refuse(const microbatch_pass *pass, const mth__node *node, con
 }
 
 /* ---------------------------------------------------------------- values from and to the outside */
-/* Dimension `dim` of the value as (lanes, the rest of it), or back. */
+/* Dimension `dim` of the value as (parts, the rest of it), or back. */
 static mth_status fold(
-    mth__builder *builder, mth__value *value, int dim, int64_t lanes, bool unfold, mth__value **out) {
+    mth__builder *builder, mth__value *value, int dim, int64_t parts, bool unfold, mth__value **out) {
     mth__attrs attrs = {.rank = value->shape.rank + (unfold ? 1 : -1)};
     *out = value;
-    if (lanes == 1) return NULL;
+    if (parts == 1) return NULL;
     for (int d = 0, m = 0; d < value->shape.rank; d++) {
         if (d != dim)
             attrs.shape[m++] = value->shape.dim[d];
         else if (unfold) {
-            attrs.shape[m++] = lanes;
-            attrs.shape[m++] = value->shape.dim[d] / lanes;
+            attrs.shape[m++] = parts;
+            attrs.shape[m++] = value->shape.dim[d] / parts;
         } else
-            attrs.shape[m++] = lanes * value->shape.dim[++d];
+            attrs.shape[m++] = parts * value->shape.dim[++d];
     }
     return mth__build(builder, MTH__ROW_reshape, &attrs, 1, &value, out);
 }
 
-static mth_status join(microbatch_pass *pass, const value_part *split, mth__builder *builder, mth__value **out) {
-    const mth__region *region = pass->graph->region.at[split->region];
-    int64_t lanes = pass->lanes[split->region];
+static mth_status join(microbatch_pass *pass, const value_part *part, mth__builder *builder, mth__value **out) {
+    const mth__region *region = pass->graph->region.at[part->region];
+    int64_t parts = pass->batch_parts[part->region];
     mth__value **at = NEW_ARRAY(pass->arena, mth__value *, region->microbatches);
-    mth__attrs attrs = {.dimension = split->dim + (lanes > 1)};
+    mth__attrs attrs = {.dimension = part->dim + (parts > 1)};
     for (int m = 0; m < region->microbatches; m++) {
-        builder->label = mth__label_at(builder->label, &split->at[m]->node->label);
+        builder->label = mth__label_at(builder->label, &part->at[m]->node->label);
         builder->label.microbatch = m; /* unfolds with its microbatch */
-        TRY(fold(builder, split->at[m], split->dim, lanes, true, &at[m]));
+        TRY(fold(builder, part->at[m], part->dim, parts, true, &at[m]));
     }
     builder->label.region = builder->label.stage = builder->label.microbatch = -1;
     for (int n = region->microbatches; n > 1;) { /* concat takes MTH__MAX_IN operands at once */
@@ -98,7 +98,7 @@ static mth_status join(microbatch_pass *pass, const value_part *split, mth__buil
         }
         n = made;
     }
-    return fold(builder, at[0], split->dim, lanes, false, out);
+    return fold(builder, at[0], part->dim, parts, false, out);
 }
 
 static value_part *part_of(microbatch_pass *pass, const mth__value *value) {
@@ -106,31 +106,31 @@ static value_part *part_of(microbatch_pass *pass, const mth__value *value) {
 }
 
 static mth_status whole(microbatch_pass *pass, mth__value *value, mth__value **out) {
-    value_part *split = part_of(pass, value);
+    value_part *part = part_of(pass, value);
     *out = value;
-    if (!split) return NULL;
-    if (!split->whole) {
+    if (!part) return NULL;
+    if (!part->whole) {
         mth__builder builder = builder_like(pass, value->node, -1);
         builder.label.region = builder.label.stage = -1;
-        if (split->kind == PARTIAL) {
-            split->whole = split->at[0];
-            for (int m = 1; m < pass->graph->region.at[split->region]->microbatches; m++) {
-                builder = builder_like(pass, split->at[m]->node, m); /* adds with its microbatch */
+        if (part->kind == PARTIAL) {
+            part->whole = part->at[0];
+            for (int m = 1; m < pass->graph->region.at[part->region]->microbatches; m++) {
+                builder = builder_like(pass, part->at[m]->node, m); /* adds with its microbatch */
                 TRY(mth__build(
-                    &builder, MTH__ROW_add, NULL, 2, (mth__value *[]){split->whole, split->at[m]}, &split->whole));
+                    &builder, MTH__ROW_add, NULL, 2, (mth__value *[]){part->whole, part->at[m]}, &part->whole));
             }
         } else
-            TRY(join(pass, split, &builder, &split->whole));
-        if (!split->whole->name) split->whole->name = value->name;
+            TRY(join(pass, part, &builder, &part->whole));
+        if (!part->whole->name) part->whole->name = value->name;
     }
-    *out = split->whole;
+    *out = part->whole;
     return NULL;
 }
 
 static mth_status cut_of(
     microbatch_pass *pass, const mth__node *node, mth__value *value, int dim, int64_t unit, int m, mth__value **out) {
     const mth__region *region = pass->region;
-    int64_t lanes = pass->lanes[pass->index];
+    int64_t parts = pass->batch_parts[pass->index];
     int stage =
         value->kind == MTH__VALUE_INPUT ? node->label.stage : -1; /* an input is fed to each stage, and cut there */
     sliced_value *sliced = NULL;
@@ -140,16 +140,16 @@ static mth_status cut_of(
     if (!sliced) {
         mth__builder builder = builder_like(pass, node, -1);
         sliced_value made = {value, dim, stage, NULL, NEW_ARRAY(pass->arena, mth__value *, region->microbatches)};
-        TRY(fold(&builder, value, dim, lanes, true, &made.rows));
+        TRY(fold(&builder, value, dim, parts, true, &made.rows));
         PUSH(pass->arena, pass->cuts, made);
         sliced = &pass->cuts.at[pass->cuts.n - 1];
     }
     if (!sliced->at[m]) {
         mth__builder builder = builder_like(pass, node, m);
-        int64_t start = start_of(region, m) * unit / lanes, size = size_of(region, m) * unit / lanes;
-        mth__attrs attrs = {.dimension = dim + (lanes > 1), .start = start, .stop = start + size};
+        int64_t start = start_of(region, m) * unit / parts, size = size_of(region, m) * unit / parts;
+        mth__attrs attrs = {.dimension = dim + (parts > 1), .start = start, .stop = start + size};
         TRY(mth__build(&builder, MTH__ROW_slice, &attrs, 1, &sliced->rows, &sliced->at[m]));
-        TRY(fold(&builder, sliced->at[m], dim, lanes, false, &sliced->at[m]));
+        TRY(fold(&builder, sliced->at[m], dim, parts, false, &sliced->at[m]));
     }
     *out = sliced->at[m];
     return NULL;
@@ -164,8 +164,8 @@ typedef struct {
 } operand;
 
 static operand look(microbatch_pass *pass, mth__value *value) {
-    value_part *split = part_of(pass, value);
-    if (split && split->region == pass->index) return (operand){split->kind, split->dim, split->unit, split};
+    value_part *part = part_of(pass, value);
+    if (part && part->region == pass->index) return (operand){part->kind, part->dim, part->unit, part};
     const mth__region *region = pass->region;
     if (value->kind != MTH__VALUE_PARAMETER && value->shape.rank > 0 && value->shape.dim[0] == region->batch)
         for (int i = 0; i < region->nin; i++)
@@ -218,13 +218,13 @@ static bool passes_partial(const mth__node *node, const operand *source) {
 static mth_status clone_box(microbatch_pass *pass, mth__builder *builder, const mth__node *node, const value_part *made,
     int microbatch, mth__value *whole_batch, mth__value **out) {
     const mth__region *region = pass->region;
-    int64_t lanes = pass->lanes[pass->index];
+    int64_t parts = pass->batch_parts[pass->index];
     mth__attrs attrs = node->attrs;
-    node->op->box(&attrs, made->dim + (lanes > 1), start_of(region, microbatch) * made->unit / lanes,
-        region->batch * made->unit / lanes);
-    TRY(fold(builder, whole_batch, made->dim, lanes, true, out));
+    node->op->box(&attrs, made->dim + (parts > 1), start_of(region, microbatch) * made->unit / parts,
+        region->batch * made->unit / parts);
+    TRY(fold(builder, whole_batch, made->dim, parts, true, out));
     TRY(mth__build(builder, node->op->row, &attrs, 1, out, out));
-    return fold(builder, *out, made->dim, lanes, false, out);
+    return fold(builder, *out, made->dim, parts, false, out);
 }
 
 static mth_status clone(
@@ -232,19 +232,19 @@ static mth_status clone(
     const mth__region *region = pass->region;
     value_part *made[MTH__MAX_OUT];
     for (int k = 0; k < node->nout; k++) {
-        value_part *split = made[k] = NEW(pass->arena, value_part);
-        *split = (value_part){
+        value_part *part = made[k] = NEW(pass->arena, value_part);
+        *part = (value_part){
             .kind = PARTIAL, .region = pass->index, .at = NEW_ARRAY(pass->arena, mth__value *, region->microbatches)};
         for (int d = 0; d < node->out[k]->shape.rank && factor >= 0; d++)
             if (rule->out[k][d] == factor) {
-                split->kind = BATCH;
-                split->dim = d;
-                split->unit = each * rule->out_unit[k][d];
+                part->kind = BATCH;
+                part->dim = d;
+                part->unit = each * rule->out_unit[k][d];
             }
-        if (split->kind == PARTIAL && factor >= 0 && rule->factor[factor].kind != MTH__SUM)
+        if (part->kind == PARTIAL && factor >= 0 && rule->factor[factor].kind != MTH__SUM)
             return refuse(
                 pass, node, node->out[k], F("result %d of %s belongs to no part of the batch", k, node->op->name));
-        *AT_VALUE(pass->arena, pass->parts, node->out[k]) = split;
+        *AT_VALUE(pass->arena, pass->parts, node->out[k]) = part;
     }
     for (int m = 0; m < region->microbatches; m++) {
         mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
@@ -267,9 +267,9 @@ static mth_status clone(
         else
             TRY(mth__build(&builder, node->op->row, &attrs, node->nin, in, out));
         for (int k = 0; k < node->nout; k++) {
-            mth__shape want = node->out[k]->shape;
-            if (made[k]->kind == BATCH) want.dim[made[k]->dim] = made[k]->unit * size_of(region, m);
-            if (!mth__shape_equal(want, out[k]->shape))
+            mth__shape expected = node->out[k]->shape;
+            if (made[k]->kind == BATCH) expected.dim[made[k]->dim] = made[k]->unit * size_of(region, m);
+            if (!mth__shape_equal(expected, out[k]->shape))
                 return INTERNAL("a microbatch of %s in %s has another shape than its rule says", node->op->name,
                     node->label.module ? node->label.module : "");
             made[k]->at[m] = out[k];
@@ -289,8 +289,8 @@ static mth_status unroll(microbatch_pass *pass, mth__node *node) {
     if (!batch && !partial) {
         for (int j = 0; j < node->nin; j++) TRY(whole(pass, node->in[j], &node->in[j]));
         for (int k = 0; k < node->nout; k++) {
-            value_part *split = *AT_VALUE(pass->arena, pass->parts, node->out[k]) = NEW(pass->arena, value_part);
-            *split = (value_part){.kind = COMMON, .region = pass->index, .whole = node->out[k]};
+            value_part *part = *AT_VALUE(pass->arena, pass->parts, node->out[k]) = NEW(pass->arena, value_part);
+            *part = (value_part){.kind = COMMON, .region = pass->index, .whole = node->out[k]};
         }
         mth__rewrite_push(&pass->rewrite, node);
         return NULL;
@@ -344,28 +344,28 @@ static int64_t lanes_of(const microbatch_pass *pass, int index) {
             const mth__shape *shape = &graph->input.at[k]->shape;
             if (strcmp(graph->input.at[k]->name, pass->options->spec[i].name)) continue;
             if (shape->rank == 0 || shape->dim[0] != region->batch || !split->naxes) continue;
-            int64_t lanes = 1;
+            int64_t parts = 1;
             bool within = true; /* the stages have the axes */
             for (int a = 0; a < split->naxes; a++) {
                 bool has = false;
                 for (int b = 0; b < region->stage_on[0]->naxes; b++)
                     has |= region->stage_on[0]->mesh_axis[b] == split->axis[a];
-                lanes *= graph->mesh->dim[split->axis[a]];
+                parts *= graph->mesh->dim[split->axis[a]];
                 within &= has;
             }
-            if (!within || region->batch % lanes || region->microbatch_size % lanes) continue;
+            if (!within || region->batch % parts || region->microbatch_size % parts) continue;
             for (size_t n = 0; n < graph->node.n; n++) /* room for one more dimension */
                 for (int j = 0; j < graph->node.at[n]->nin && graph->node.at[n]->label.region == index; j++)
                     if (graph->node.at[n]->in[j]->shape.rank == MTH__RANK) return 1;
-            return lanes;
+            return parts;
         }
     return 1;
 }
 
 static mth_status cut_regions(microbatch_pass *pass) {
     mth__graph *graph = pass->graph;
-    pass->lanes = NEW_ARRAY(pass->arena, int64_t, graph->region.n);
-    for (size_t i = 0; i < graph->region.n; i++) pass->lanes[i] = lanes_of(pass, (int)i);
+    pass->batch_parts = NEW_ARRAY(pass->arena, int64_t, graph->region.n);
+    for (size_t i = 0; i < graph->region.n; i++) pass->batch_parts[i] = lanes_of(pass, (int)i);
     pass->rewrite = mth__rewrite_begin(pass->arena, graph);
     for (size_t i = 0; i < pass->rewrite.nodes; i++) {
         mth__node *node = pass->rewrite.old[i];

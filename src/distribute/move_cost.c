@@ -25,33 +25,33 @@ typedef struct {
 
 static passage passage_of(const mth__placement *on, int64_t axes) {
     const mth__device_model *model = on->mesh->model;
-    passage crossing = {.ranks = 1};
+    passage link = {.ranks = 1};
     for (int k = 0; k < on->naxes; k++) {
         if (!(axes >> k & 1)) continue;
         const int axis = on->mesh_axis[k]; /* -1: neighbours may be anywhere on the mesh */
         const double rate = axis < 0 ? model->slowest_rate : model->link_rate[axis],
                      latency = axis < 0 ? model->slowest_latency : model->link_latency[axis];
-        crossing.ranks *= on->dim[k];
-        if (crossing.rate == 0 || rate < crossing.rate) crossing.rate = rate;
-        if (latency > crossing.latency) crossing.latency = latency;
+        link.ranks *= on->dim[k];
+        if (link.rate == 0 || rate < link.rate) link.rate = rate;
+        if (latency > link.latency) link.latency = latency;
     }
-    if (crossing.rate == 0) crossing.rate = model->slowest_rate, crossing.latency = model->slowest_latency;
-    return crossing;
+    if (link.rate == 0) link.rate = model->slowest_rate, link.latency = model->slowest_latency;
+    return link;
 }
 
 double mth__move_cost(mth__shape shape, size_t element, const mth__sharding *from, const mth__move *move) {
     double before = (double)mth__local_size(shape, from) * (double)element;
     double after = (double)mth__local_size(shape, &move->to) * (double)element;
-    passage crossing = passage_of(from->on, move->attrs.axes);
-    double part = (crossing.ranks - 1) / crossing.ranks;
+    passage link = passage_of(from->on, move->attrs.axes);
+    double part = (link.ranks - 1) / link.ranks;
     switch (move->row) {
     case MTH__ROW_keep: return 0;
-    case MTH__ROW_all_reduce: return crossing.latency + 2 * part * before / crossing.rate;
-    case MTH__ROW_reduce_scatter: return crossing.latency + part * before / crossing.rate;
-    case MTH__ROW_all_gather: return crossing.latency + part * after / crossing.rate;
-    case MTH__ROW_all_to_all: return crossing.latency + part * before / crossing.rate;
+    case MTH__ROW_all_reduce: return link.latency + 2 * part * before / link.rate;
+    case MTH__ROW_reduce_scatter: return link.latency + part * before / link.rate;
+    case MTH__ROW_all_gather: return link.latency + part * after / link.rate;
+    case MTH__ROW_all_to_all: return link.latency + part * before / link.rate;
     default: /* transfer, broadcast: boxes of any owners */
-        crossing = passage_of(from->on, 0);
-        return 1.5 * crossing.latency + after / crossing.rate;
+        link = passage_of(from->on, 0);
+        return 1.5 * link.latency + after / link.rate;
     }
 }

@@ -38,13 +38,13 @@ static bool same(const mth__value *value, const mth__sharding *sharding) {
 }
 
 static bool at_hand(
-    const reshard_pass *pass, const mth__value *value, const resharded *record, const mth__node *consumer) {
-    if (record->reader && consumer &&
-        !mth__version_lasts(value, &record->value->sharding, record->reader->label.phase, consumer->label.phase))
+    const reshard_pass *pass, const mth__value *value, const resharded *version, const mth__node *consumer) {
+    if (version->reader && consumer &&
+        !mth__version_lasts(value, &version->value->sharding, version->reader->label.phase, consumer->label.phase))
         return false;
     if (!value->read_as) return true;
-    return consumer && record->reader && mth__same_unit(&record->reader->label, &consumer->label) &&
-        pass->graph->node.n <= record->at + NEAR;
+    return consumer && version->reader && mth__same_unit(&version->reader->label, &consumer->label) &&
+        pass->graph->node.n <= version->at + NEAR;
 }
 
 /* The version from which `need` is cheapest to reach; of equals, one that needs the fewest moves. */
@@ -53,22 +53,22 @@ static mth__value *nearest(
     mth__value *best = value;
     if (same(value, need)) return value;
     resharded *newest = versions_of(pass, value);
-    for (resharded *record = newest; record; record = record->next)
-        if (same(record->value, need) && at_hand(pass, value, record, consumer)) {
-            record->reader = consumer;
-            record->at = pass->graph->node.n;
-            return record->value;
+    for (resharded *version = newest; version; version = version->next)
+        if (same(version->value, need) && at_hand(pass, value, version, consumer)) {
+            version->reader = consumer;
+            version->at = pass->graph->node.n;
+            return version->value;
         }
     if (!newest) return value;
     double least = mth__cost_reshard(value, &value->sharding, need);
-    for (resharded *record = newest; record; record = record->next) {
-        if ((record->value->sharding.partial & ~need->partial && record->value != value) ||
-            !at_hand(pass, value, record, consumer))
+    for (resharded *version = newest; version; version = version->next) {
+        if ((version->value->sharding.partial & ~need->partial && version->value != value) ||
+            !at_hand(pass, value, version, consumer))
             continue;
-        double cost = mth__cost_reshard(value, &record->value->sharding, need);
+        double cost = mth__cost_reshard(value, &version->value->sharding, need);
         if (cost <= least) {
             least = cost;
-            best = record->value;
+            best = version->value;
         }
     }
     return best;

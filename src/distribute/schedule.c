@@ -160,56 +160,55 @@ static void make_units(schedule_pass *pass) {
     }
 }
 
-static void link_units(schedule_pass *schedule) {
-    mth__graph *graph = schedule->graph;
+static void link_units(schedule_pass *pass) {
+    mth__graph *graph = pass->graph;
     int n = (int)graph->node.n, edges = 0, at = 0;
-    schedule->edge_first = NEW_ARRAY(schedule->arena, int, schedule->units + 2);
-    schedule->order = NEW_ARRAY(schedule->arena, int, n);
-    for (int pass = 0; pass < 2; pass++) {
+    pass->edge_first = NEW_ARRAY(pass->arena, int, pass->units + 2);
+    pass->order = NEW_ARRAY(pass->arena, int, n);
+    for (int round = 0; round < 2; round++) {
         for (int i = 0; i < n; i++) {
             mth__node *node = graph->node.at[i];
-            schedule_unit *unit = &schedule->unit[schedule->unit_of[i]];
-            if (pass == 0) {
+            schedule_unit *unit = &pass->unit[pass->unit_of[i]];
+            if (round == 0) {
                 unit->nodes++;
                 unit->seconds += mth__cost_node(node);
             } else
-                schedule->order[unit->first + unit->nodes++] = i;
+                pass->order[unit->first + unit->nodes++] = i;
             for (int j = 0; j < node->nin; j++) {
                 if (!node->in[j]->node) continue;
-                int from = schedule->unit_of[node->in[j]->node->id];
-                if (from == schedule->unit_of[i]) continue;
-                if (pass == 0) {
-                    schedule->edge_first[from + 1]++;
+                int from = pass->unit_of[node->in[j]->node->id];
+                if (from == pass->unit_of[i]) continue;
+                if (round == 0) {
+                    pass->edge_first[from + 1]++;
                     unit->waits++;
                     edges++;
                 } else
-                    schedule->edge[schedule->edge_first[from]++] = schedule->unit_of[i];
+                    pass->edge[pass->edge_first[from]++] = pass->unit_of[i];
             }
         }
         /* a stage goes forward in order, so that few units are ready at once */
-        for (int id = 2; id < schedule->grid; id++) {
-            if (schedule->unit[id].backward || !schedule->unit[id].microbatch || !schedule->unit[id].on ||
-                !schedule->unit[id - 2].on)
+        for (int id = 2; id < pass->grid; id++) {
+            if (pass->unit[id].backward || !pass->unit[id].microbatch || !pass->unit[id].on || !pass->unit[id - 2].on)
                 continue;
-            if (pass)
-                schedule->edge[schedule->edge_first[id - 2]++] = id;
+            if (round)
+                pass->edge[pass->edge_first[id - 2]++] = id;
             else
-                schedule->edge_first[id - 1]++, schedule->unit[id].waits++, edges++;
+                pass->edge_first[id - 1]++, pass->unit[id].waits++, edges++;
         }
-        if (pass) break;
-        for (int id = 0; id < schedule->units; id++) {
-            schedule->unit[id].first = at;
-            at += schedule->unit[id].nodes;
-            schedule->unit[id].nodes = 0;
-            schedule->unit[id].sequence = -1;
-            schedule->unit[id].group = schedule->unit[id].travels ? 0 : 1;
-            schedule->edge_first[id + 1] += schedule->edge_first[id];
+        if (round) break;
+        for (int id = 0; id < pass->units; id++) {
+            pass->unit[id].first = at;
+            at += pass->unit[id].nodes;
+            pass->unit[id].nodes = 0;
+            pass->unit[id].sequence = -1;
+            pass->unit[id].group = pass->unit[id].travels ? 0 : 1;
+            pass->edge_first[id + 1] += pass->edge_first[id];
         }
-        schedule->edge = NEW_ARRAY(schedule->arena, int, edges + 1);
+        pass->edge = NEW_ARRAY(pass->arena, int, edges + 1);
     }
     /* undo the walk of the second pass */
-    for (int id = schedule->units; id > 0; id--) schedule->edge_first[id] = schedule->edge_first[id - 1];
-    schedule->edge_first[0] = 0;
+    for (int id = pass->units; id > 0; id--) pass->edge_first[id] = pass->edge_first[id - 1];
+    pass->edge_first[0] = 0;
 }
 
 /* ---------------------------------------------------------------- simulated time */

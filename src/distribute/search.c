@@ -93,9 +93,9 @@ static const mth__sharding *proposed_for(
     mth__sharding split = on(&batch->candidate[choice], graph->mesh->whole, value->shape);
     if (value->sharding.on != split.on) split = mth__sharding_carry(&split, value->shape, value->sharding.on);
     if (!mth__sharding_axes(&split, value->shape.rank)) return NULL;
-    mth__sharding *kept = NEW(graph->arena, mth__sharding);
-    *kept = split;
-    return kept;
+    mth__sharding *lasting = NEW(graph->arena, mth__sharding);
+    *lasting = split;
+    return lasting;
 }
 
 static void apply(search_pass *pass, const uint8_t *choice) {

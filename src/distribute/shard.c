@@ -41,13 +41,13 @@ static double filled(const mth__node *node, int rows) {
 
 /* Readers to come that may share what is made of operand j for this node: the weights of query, key and value have
    gradients that all take the same activation. */
-static int sharers(const shard_pass *pass, int j) {
-    const mth__node *node = pass->node;
-    const mth__info *info = mth__info_of(&pass->pass, node->in[j]);
+static int sharers(const shard_pass *shard, int j) {
+    const mth__node *node = shard->node;
+    const mth__info *info = mth__info_of(&shard->pass, node->in[j]);
     int sharers = 1;
     for (size_t k = 0; k < info->reader.n; k++) {
         const mth__node *reader = info->reader.at[k];
-        sharers += reader != node && reader->id >= pass->pass.at && reader->op == node->op && reader->on == node->on &&
+        sharers += reader != node && reader->id >= shard->pass.at && reader->op == node->op && reader->on == node->on &&
             mth__same_unit(&reader->label, &node->label) && j < reader->nin && reader->in[j] == node->in[j];
     }
     return sharers;
@@ -58,14 +58,14 @@ static bool lies_on(const mth__value *value, const mth__placement *on) {
     return value->sharding.on == on || (value->copied && mth__place_holds(value->sharding.on, on));
 }
 
-static double bring(const shard_pass *pass, int j, const mth__sharding *need) {
-    const mth__value *value = pass->node->in[j];
-    const mth__info *info = mth__info_of(&pass->pass, value);
+static double bring(const shard_pass *shard, int j, const mth__sharding *need) {
+    const mth__value *value = shard->node->in[j];
+    const mth__info *info = mth__info_of(&shard->pass, value);
     if (value->sharding.on == need->on && mth__sharding_equal(&value->sharding, need, value->shape.rank)) return 0;
     double cost = mth__cost_reshard(value, &value->sharding, need);
     for (size_t k = 0; k < info->versions.n && cost > 0; k++) {
         const mth__version *version = &info->versions.at[k];
-        if (!mth__version_lasts(value, &version->sharding, version->phase, pass->node->label.phase)) continue;
+        if (!mth__version_lasts(value, &version->sharding, version->phase, shard->node->label.phase)) continue;
         if (version->sharding.on == need->on && mth__sharding_equal(&version->sharding, need, value->shape.rank))
             return 0;
         double seconds = mth__cost_reshard(value, &version->sharding, need);
@@ -73,7 +73,7 @@ static double bring(const shard_pass *pass, int j, const mth__sharding *need) {
     }
     if (value->kind == MTH__VALUE_PARAMETER && lies_on(value, need->on)) cost *= GATHERED_WEIGHT;
     bool gathers = mth__local_size(value->shape, need) > mth__local_size(value->shape, &value->sharding);
-    return gathers && mth__is_backward_time(pass->node->label.phase) ? cost / sharers(pass, j) : cost;
+    return gathers && mth__is_backward_time(shard->node->label.phase) ? cost / sharers(shard, j) : cost;
 }
 
 /* A parameter not settled yet takes what the node needs, but for the dimensions that the user fixed. */
@@ -93,52 +93,52 @@ static mth__sharding settled(const mth__value *value, const mth__sharding *need)
 }
 
 /* The two preferences: rows are named where their blocks are, and tokens are exchanged, not gathered. */
-static assignment_price operand_price(shard_pass *decision, int j, const mth__assignment *assignment, unsigned pass) {
-    const mth__node *node = decision->node;
+static assignment_price operand_price(shard_pass *shard, int j, const mth__assignment *assignment, unsigned pass) {
+    const mth__node *node = shard->node;
     const mth__value *value = node->in[j];
-    mth__sharding need = mth__assigned(
-        &decision->rule, decision->rule.in[j], decision->rule.in_unit[j], assignment, value->shape, node->on);
+    mth__sharding need =
+        mth__assigned(&shard->rule, shard->rule.in[j], shard->rule.in_unit[j], assignment, value->shape, node->on);
     if (assignment->pass && value->sharding.partial) {
         need.partial = (uint8_t)pass;
         /* a partial sum passes as it is or not at all */
         if (!mth__sharding_equal(&need, &value->sharding, value->shape.rank)) return (assignment_price){FORBIDDEN, 0};
     }
-    decision->need[j] = need;
-    if (mth__info_of(&decision->pass, value)->free && lies_on(value, node->on)) {
+    shard->need[j] = need;
+    if (mth__info_of(&shard->pass, value)->free && lies_on(value, node->on)) {
         mth__sharding sharding = settled(value, &need);
         bool equal = mth__sharding_equal(&sharding, &need, value->shape.rank);
         return (assignment_price){0, equal ? 0 : GATHERED_WEIGHT * mth__cost_reshard(value, &sharding, &need)};
     }
-    assignment_price cost = {0, bring(decision, j, &need)};
-    const mth__info *info = mth__info_of(&decision->pass, value);
+    assignment_price cost = {0, bring(shard, j, &need)};
+    const mth__info *info = mth__info_of(&shard->pass, value);
     bool hinted = info->hint && info->hint->on == node->on && info->hint->dim[0].naxes;
     if (hinted && (node->op->flags & MTH__NAMES_ROWS) && !need.dim[0].naxes) cost.against++;
-    if (decision->rows < 0) return cost;
-    if (j == decision->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
+    if (shard->rows < 0) return cost;
+    if (j == shard->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
         if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &value->sharding.dim[1]))
             return (assignment_price){FORBIDDEN, 0};
     } else if (value->shape.rank == 3)
-        cost.seconds *= filled(node, decision->rows);
+        cost.seconds *= filled(node, shard->rows);
     else if (j == 0 && cost.seconds > 0 && value->sharding.dim[0].naxes && !need.dim[0].naxes)
         cost.against++;
     return cost;
 }
 
-static mth__sharding result_of(const shard_pass *decision, int k, const mth__assignment *assignment, unsigned pass) {
-    const mth__value *value = decision->node->out[k];
-    mth__sharding sharding = mth__assigned(&decision->rule, decision->rule.out[k], decision->rule.out_unit[k],
-        assignment, value->shape, decision->node->on);
-    sharding.partial = (uint8_t)(mth__partial_of(&decision->rule, decision->node, k, assignment, &sharding.reduce) |
+static mth__sharding result_of(const shard_pass *shard, int k, const mth__assignment *assignment, unsigned pass) {
+    const mth__value *value = shard->node->out[k];
+    mth__sharding sharding = mth__assigned(
+        &shard->rule, shard->rule.out[k], shard->rule.out_unit[k], assignment, value->shape, shard->node->on);
+    sharding.partial = (uint8_t)(mth__partial_of(&shard->rule, shard->node, k, assignment, &sharding.reduce) |
         (assignment->pass ? pass : 0));
     if (!sharding.partial) sharding.reduce = 0;
     return sharding;
 }
 
 /* What the gradient of a parameter must end with. */
-static const mth__sharding *kept(const shard_pass *pass, const mth__value *parameter) {
-    mth__info *info = mth__info_of(&pass->pass, parameter);
-    if (pass->pass.options->store_sharded && !info->free && !info->stored) {
-        mth__sharding parts = parameter->sharding, *stored = NEW(pass->pass.arena, mth__sharding);
+static const mth__sharding *kept(const shard_pass *shard, const mth__value *parameter) {
+    mth__info *info = mth__info_of(&shard->pass, parameter);
+    if (shard->pass.options->store_sharded && !info->free && !info->stored) {
+        mth__sharding parts = parameter->sharding, *stored = NEW(shard->pass.arena, mth__sharding);
         mth__store_parts(parameter, &parameter->sharding, &parts);
         *stored = parts;
         info->stored = stored;
@@ -155,67 +155,67 @@ static double terms_of(const mth__graph *graph, const mth__node *node, const mth
 }
 
 static assignment_price evaluate(
-    shard_pass *decision, const mth__assignment *assignment, unsigned pass, assignment_price best) {
-    const mth__node *node = decision->node;
+    shard_pass *shard, const mth__assignment *assignment, unsigned pass, assignment_price best) {
+    const mth__node *node = shard->node;
     assignment_price cost = {0, 0};
     double memory = 0;
     for (int j = 0; j < node->nin; j++) {
-        assignment_price operand = operand_price(decision, j, assignment, pass);
+        assignment_price operand = operand_price(shard, j, assignment, pass);
         cost.against += operand.against;
         cost.seconds += operand.seconds;
         if (!cheaper(cost, best)) return cost;
-        if (decision->memory_in[j] > 0)
-            memory += decision->memory_in[j] * (double)mth__local_size(node->in[j]->shape, &decision->need[j]);
+        if (shard->memory_in[j] > 0)
+            memory += shard->memory_in[j] * (double)mth__local_size(node->in[j]->shape, &shard->need[j]);
     }
-    double compute = decision->compute * mth__fraction(&decision->rule, assignment, node->on);
+    double compute = shard->compute * mth__fraction(&shard->rule, assignment, node->on);
     for (int k = 0; k < node->nout; k++) {
-        mth__sharding sharding = result_of(decision, k, assignment, pass);
-        memory += decision->memory_out[k] * (double)mth__local_size(node->out[k]->shape, &sharding);
-        const mth__info *info = mth__info_of(&decision->pass, node->out[k]);
-        mth__sharding want = sharding;
+        mth__sharding sharding = result_of(shard, k, assignment, pass);
+        memory += shard->memory_out[k] * (double)mth__local_size(node->out[k]->shape, &sharding);
+        const mth__info *info = mth__info_of(&shard->pass, node->out[k]);
+        mth__sharding final = sharding;
         if (info->parameter && info->parameter->sharding.on == node->on)
-            want = *kept(decision, info->parameter);
+            final = *kept(shard, info->parameter);
         else if (info->wish && info->wish->on == node->on)
-            want = *info->wish;
+            final = *info->wish;
         else if (info->output)
-            want = (mth__sharding){.on = node->on};
+            final = (mth__sharding){.on = node->on};
         else if (info->uses == 0)
             continue;
-        want.partial = want.reduce = 0;
-        if (sharding.partial || !mth__sharding_equal(&sharding, &want, node->out[k]->shape.rank))
+        final.partial = final.reduce = 0;
+        if (sharding.partial || !mth__sharding_equal(&sharding, &final, node->out[k]->shape.rank))
             cost.seconds +=
-                mth__cost_reshard(node->out[k], &sharding, &want) / terms_of(decision->pass.graph, node, node->out[k]);
+                mth__cost_reshard(node->out[k], &sharding, &final) / terms_of(shard->pass.graph, node, node->out[k]);
     }
     cost.seconds += compute > memory ? compute : memory;
     return cost;
 }
 
 /* ---------------------------------------------------------------- proposals and their combinations */
-static void propose_like(shard_pass *pass, int j, const mth__sharding *like) { /* for operand j */
-    mth__propose(
-        &pass->rule, pass->rule.in[j], pass->rule.in_unit[j], like, pass->node->in[j], pass->source, &pass->sources);
+static void propose_like(shard_pass *shard, int j, const mth__sharding *like) { /* for operand j */
+    mth__propose(&shard->rule, shard->rule.in[j], shard->rule.in_unit[j], like, shard->node->in[j], shard->source,
+        &shard->sources);
 }
 
-static void propose_operand(shard_pass *pass, int j) {
-    const mth__value *value = pass->node->in[j];
-    const mth__info *info = mth__info_of(&pass->pass, value);
-    const mth__placement *on = pass->node->on;
+static void propose_operand(shard_pass *shard, int j) {
+    const mth__value *value = shard->node->in[j];
+    const mth__info *info = mth__info_of(&shard->pass, value);
+    const mth__placement *on = shard->node->on;
     if (value->sharding.on == on)
-        propose_like(pass, j, &value->sharding);
+        propose_like(shard, j, &value->sharding);
     else if (value->sharding.on) {
         mth__sharding carried = mth__sharding_carry(&value->sharding, value->shape, on);
-        propose_like(pass, j, &carried);
+        propose_like(shard, j, &carried);
     }
     for (size_t k = 0; k < info->versions.n; k++)
-        if (info->versions.at[k].sharding.on == on) propose_like(pass, j, &info->versions.at[k].sharding);
-    if (info->hint && info->hint->on == on) propose_like(pass, j, info->hint);
+        if (info->versions.at[k].sharding.on == on) propose_like(shard, j, &info->versions.at[k].sharding);
+    if (info->hint && info->hint->on == on) propose_like(shard, j, info->hint);
 }
 
 /* A product that is split over some axes and would be repeated over the others may share its rows among those: the
    largest factor of the result that no weight has, so that weights stay as they are. */
-static void propose_rows(shard_pass *pass) {
-    const mth__node *node = pass->node;
-    const mth__rule *rule = &pass->rule;
+static void propose_rows(shard_pass *shard) {
+    const mth__node *node = shard->node;
+    const mth__rule *rule = &shard->rule;
     int rows = -1;
     for (int factor = 0; factor < rule->n; factor++) {
         bool weight = false;
@@ -226,32 +226,32 @@ static void propose_rows(shard_pass *pass) {
             (rows < 0 || rule->factor[factor].size > rule->factor[rows].size))
             rows = factor;
     }
-    for (int axis = 0; axis < node->on->naxes && rows >= 0 && pass->sources < MTH__SOURCES; axis++)
+    for (int axis = 0; axis < node->on->naxes && rows >= 0 && shard->sources < MTH__SOURCES; axis++)
         if (node->on->dim[axis] > 1)
-            pass->source[pass->sources++] =
+            shard->source[shard->sources++] =
                 (mth__proposal){(int8_t)rows, {.naxes = 1, .axis = {(int8_t)axis}}, node->out[0]};
 }
 
-static void propose(shard_pass *pass) {
-    const mth__node *node = pass->node;
-    pass->sources = 0;
+static void propose(shard_pass *shard) {
+    const mth__node *node = shard->node;
+    shard->sources = 0;
     for (int parameters = 1; parameters >= 0; parameters--) /* fixed weights first: their grain counts */
         for (int j = 0; j < node->nin; j++)
-            if ((node->in[j]->kind == MTH__VALUE_PARAMETER) == parameters) propose_operand(pass, j);
+            if ((node->in[j]->kind == MTH__VALUE_PARAMETER) == parameters) propose_operand(shard, j);
     for (int k = 0; k < node->nout; k++) {
-        const mth__info *info = mth__info_of(&pass->pass, node->out[k]);
-        const mth__sharding *wish[] = {info->wish, info->parameter ? kept(pass, info->parameter) : NULL};
+        const mth__info *info = mth__info_of(&shard->pass, node->out[k]);
+        const mth__sharding *wish[] = {info->wish, info->parameter ? kept(shard, info->parameter) : NULL};
         for (int i = 0; i < 2; i++)
             if (wish[i] && wish[i]->on == node->on)
-                mth__propose(&pass->rule, pass->rule.out[k], pass->rule.out_unit[k], wish[i], node->out[k],
-                    pass->source, &pass->sources);
+                mth__propose(&shard->rule, shard->rule.out[k], shard->rule.out_unit[k], wish[i], node->out[k],
+                    shard->source, &shard->sources);
     }
-    if (pass->sources && node->on->naxes > 1 && (node->op->flags & MTH__PRODUCT)) propose_rows(pass);
-    mth__when sequence = pass->pass.options->sequence;
-    if (sequence != MTH__WHEN_FALSE && pass->sources < MTH__SOURCES &&
-        mth__propose_sequence(&pass->pass, node, &pass->rule, pass->pass.graph->seed.n > 0, sequence == MTH__WHEN_TRUE,
-            &pass->source[pass->sources]))
-        pass->sources++;
+    if (shard->sources && node->on->naxes > 1 && (node->op->flags & MTH__PRODUCT)) propose_rows(shard);
+    mth__when sequence = shard->pass.options->sequence;
+    if (sequence != MTH__WHEN_FALSE && shard->sources < MTH__SOURCES &&
+        mth__propose_sequence(&shard->pass, node, &shard->rule, shard->pass.graph->seed.n > 0,
+            sequence == MTH__WHEN_TRUE, &shard->source[shard->sources]))
+        shard->sources++;
 }
 
 enum { CHOICES = 6 };
@@ -260,12 +260,12 @@ typedef struct {
     int8_t factor[CHOICES];
 } axis_choices; /* the last is -1: none */
 
-static void choices_of(const shard_pass *pass, axis_choices choice[MTH__AXES]) {
-    const mth__placement *on = pass->node->on;
+static void choices_of(const shard_pass *shard, axis_choices choice[MTH__AXES]) {
+    const mth__placement *on = shard->node->on;
     for (int axis = 0; axis < on->naxes; axis++) {
         choice[axis].n = 0;
-        for (int i = 0; i < pass->sources; i++) {
-            const mth__proposal *proposal = &pass->source[i];
+        for (int i = 0; i < shard->sources; i++) {
+            const mth__proposal *proposal = &shard->source[i];
             bool has = false, known = false;
             for (int k = 0; k < proposal->split.naxes; k++) has |= proposal->split.axis[k] == axis;
             for (int k = 0; k < choice[axis].n; k++) known |= choice[axis].factor[k] == proposal->factor;
@@ -275,24 +275,24 @@ static void choices_of(const shard_pass *pass, axis_choices choice[MTH__AXES]) {
     }
 }
 
-static void compose(const shard_pass *pass, const axis_choices choice[MTH__AXES], const int pick[MTH__AXES],
+static void compose(const shard_pass *shard, const axis_choices choice[MTH__AXES], const int pick[MTH__AXES],
     mth__assignment *assignment) {
     memset(assignment, 0, sizeof *assignment);
-    for (int x = 0; x < pass->node->on->naxes; x++) {
+    for (int x = 0; x < shard->node->on->naxes; x++) {
         int factor = choice[x].factor[pick[x]];
         if (factor < 0 || assignment->of[factor].naxes) continue;
         unsigned axes = 0;
-        for (int y = 0; y < pass->node->on->naxes; y++)
+        for (int y = 0; y < shard->node->on->naxes; y++)
             if (choice[y].factor[pick[y]] == factor) axes |= 1u << y;
-        assignment->of[factor] = mth__compose_split(pass->source, pass->sources, factor, axes);
+        assignment->of[factor] = mth__compose_split(shard->source, shard->sources, factor, axes);
     }
 }
 
-static void search(shard_pass *decision, mth__assignment *best) {
-    const mth__placement *on = decision->node->on;
+static void search(shard_pass *shard, mth__assignment *best) {
+    const mth__placement *on = shard->node->on;
     axis_choices choice[MTH__AXES];
-    choices_of(decision, choice);
-    unsigned pass = mth__pass_axes(&decision->pass, decision->node);
+    choices_of(shard, choice);
+    unsigned pass = mth__pass_axes(&shard->pass, shard->node);
     assignment_price least = {FORBIDDEN, 0};
     memset(best, 0, sizeof *best);
     for (int through = pass != 0; through >= 0; through--) {
@@ -303,9 +303,9 @@ static void search(shard_pass *decision, mth__assignment *best) {
                 clash |= through && (pass >> axis & 1) && choice[axis].factor[pick[axis]] >= 0;
             if (!clash) {
                 mth__assignment assignment;
-                compose(decision, choice, pick, &assignment);
+                compose(shard, choice, pick, &assignment);
                 assignment.pass = through != 0;
-                assignment_price cost = evaluate(decision, &assignment, pass, least);
+                assignment_price cost = evaluate(shard, &assignment, pass, least);
                 if (cheaper(cost, least)) {
                     least = cost;
                     *best = assignment;
@@ -323,73 +323,73 @@ static void search(shard_pass *decision, mth__assignment *best) {
 }
 
 /* ---------------------------------------------------------------- the decision */
-static const char *origin_of(const shard_pass *pass, const mth__assignment *assignment) {
-    mth__arena *arena = pass->pass.graph->arena;
-    for (int factor = 0; factor < pass->rule.n; factor++) {
+static const char *origin_of(const shard_pass *shard, const mth__assignment *assignment) {
+    mth__arena *arena = shard->pass.graph->arena;
+    for (int factor = 0; factor < shard->rule.n; factor++) {
         if (!assignment->of[factor].naxes) continue;
-        for (int i = 0; i < pass->sources; i++)
-            if (pass->source[i].factor == factor)
-                return mth__format(arena, "from %s by factor %c", mth__value_label(arena, pass->source[i].from),
-                    pass->rule.factor[factor].letter);
+        for (int i = 0; i < shard->sources; i++)
+            if (shard->source[i].factor == factor)
+                return mth__format(arena, "from %s by factor %c", mth__value_label(arena, shard->source[i].from),
+                    shard->rule.factor[factor].letter);
     }
     return NULL;
 }
 
-static void note(shard_pass *pass, mth__value *value, const mth__sharding *need) {
-    mth__info *info = mth__info_of(&pass->pass, value);
+static void note(shard_pass *shard, mth__value *value, const mth__sharding *need) {
+    mth__info *info = mth__info_of(&shard->pass, value);
     if (value->sharding.on == need->on && mth__sharding_equal(&value->sharding, need, value->shape.rank)) return;
     for (size_t k = 0; k < info->versions.n; k++) {
         const mth__version *version = &info->versions.at[k];
         bool same =
             version->sharding.on == need->on && mth__sharding_equal(&version->sharding, need, value->shape.rank);
-        if (same && mth__version_lasts(value, need, version->phase, pass->node->label.phase)) return;
+        if (same && mth__version_lasts(value, need, version->phase, shard->node->label.phase)) return;
     }
-    PUSH(pass->pass.arena, info->versions, ((mth__version){*need, pass->node->label.phase}));
+    PUSH(shard->pass.arena, info->versions, ((mth__version){*need, shard->node->label.phase}));
 }
 
 /* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the
    step forward. That is known in full, where consumers' wishes (shard_wishes.c) come from weights alone and say nothing
    of the batch. */
-static void wish_as_forward(shard_pass *pass, const mth__value *value) {
+static void wish_as_forward(shard_pass *shard, const mth__value *value) {
     const mth__value *of = value->gradient_of;
-    mth__info *info = mth__info_of(&pass->pass, value);
+    mth__info *info = mth__info_of(&shard->pass, value);
     if (!of || !of->sharding.on) return;
     mth__sharding like = of->sharding;
     like.partial = like.reduce = 0;
-    if (like.on != pass->node->on) like = mth__sharding_carry(&like, of->shape, pass->node->on);
+    if (like.on != shard->node->on) like = mth__sharding_carry(&like, of->shape, shard->node->on);
     if (!mth__sharding_axes(&like, of->shape.rank)) return;
-    mth__sharding *kept = NEW(pass->pass.arena, mth__sharding);
-    *kept = like;
-    info->wish = kept;
+    mth__sharding *lasting = NEW(shard->pass.arena, mth__sharding);
+    *lasting = like;
+    info->wish = lasting;
 }
 
-static void decide(shard_pass *decision) {
-    mth__node *node = decision->node;
-    for (int k = 0; k < node->nout; k++) wish_as_forward(decision, node->out[k]);
-    node->need = NEW_ARRAY(decision->pass.graph->arena, mth__sharding, node->nin);
+static void decide(shard_pass *shard) {
+    mth__node *node = shard->node;
+    for (int k = 0; k < node->nout; k++) wish_as_forward(shard, node->out[k]);
+    node->need = NEW_ARRAY(shard->pass.graph->arena, mth__sharding, node->nin);
     mth__assignment assignment;
     memset(&assignment, 0, sizeof assignment);
     unsigned pass = 0;
     bool alone = node->on->count == 1;
     if (!alone) {
-        mth__op_rule(node, &decision->rule);
-        decision->rows = node->op->row_args ? __builtin_ctzll(node->op->row_args) : -1;
-        propose(decision);
-        pass = mth__pass_axes(&decision->pass, node);
-        if (decision->sources || pass) {
+        mth__op_rule(node, &shard->rule);
+        shard->rows = node->op->row_args ? __builtin_ctzll(node->op->row_args) : -1;
+        propose(shard);
+        pass = mth__pass_axes(&shard->pass, node);
+        if (shard->sources || pass) {
             const mth__device_model *model = node->on->mesh->model;
             mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
             bool costs = !(node->op->flags & (MTH__ALIAS | MTH__FREE));
             for (int j = 0; j < node->nin; j++) {
                 in[j] = node->in[j]->shape;
-                decision->memory_in[j] = costs ? (double)mth_dtype_size(node->in[j]->dtype) / model->memory_rate : 0;
+                shard->memory_in[j] = costs ? (double)mth_dtype_size(node->in[j]->dtype) / model->memory_rate : 0;
             }
             for (int k = 0; k < node->nout; k++) {
                 out[k] = node->out[k]->shape;
-                decision->memory_out[k] = costs ? (double)mth_dtype_size(node->out[k]->dtype) / model->memory_rate : 0;
+                shard->memory_out[k] = costs ? (double)mth_dtype_size(node->out[k]->dtype) / model->memory_rate : 0;
             }
-            decision->compute = costs ? mth__op_flops(node, in, out) / mth__flops_rate(node) : 0;
-            search(decision, &assignment);
+            shard->compute = costs ? mth__op_flops(node, in, out) / mth__flops_rate(node) : 0;
+            search(shard, &assignment);
         }
     }
     for (int j = 0; j < node->nin; j++) {
@@ -397,34 +397,34 @@ static void decide(shard_pass *decision) {
         mth__sharding need = {.on = node->on};
         if (!alone) {
             need = mth__assigned(
-                &decision->rule, decision->rule.in[j], decision->rule.in_unit[j], &assignment, value->shape, node->on);
+                &shard->rule, shard->rule.in[j], shard->rule.in_unit[j], &assignment, value->shape, node->on);
             if (assignment.pass && value->sharding.partial) need.partial = (uint8_t)pass;
         }
         node->need[j] = need;
-        mth__info *info = mth__info_of(&decision->pass, value);
+        mth__info *info = mth__info_of(&shard->pass, value);
         if (info->free && lies_on(value, node->on)) {
             value->sharding = settled(value, &need);
             info->free = false;
             if (!value->origin)
                 value->origin = mth__sharding_axes(&value->sharding, value->shape.rank)
-                    ? origin_of(decision, &assignment)
+                    ? origin_of(shard, &assignment)
                     : "whole: nothing asks for less";
         }
-        note(decision, value, &node->need[j]);
+        note(shard, value, &node->need[j]);
     }
-    const char *origin = alone ? NULL : origin_of(decision, &assignment);
+    const char *origin = alone ? NULL : origin_of(shard, &assignment);
     for (int k = 0; k < node->nout; k++) {
         mth__value *value = node->out[k];
-        value->sharding = alone ? (mth__sharding){.on = node->on} : result_of(decision, k, &assignment, pass);
+        value->sharding = alone ? (mth__sharding){.on = node->on} : result_of(shard, k, &assignment, pass);
         value->origin = origin;
     }
-    if (node->op->flags & MTH__GATHERS) mth__info_of(&decision->pass, node->out[0])->hint = &node->in[0]->sharding;
+    if (node->op->flags & MTH__GATHERS) mth__info_of(&shard->pass, node->out[0])->hint = &node->in[0]->sharding;
     /* An output's gradient comes in as the output is made, so that backward starts as forward ended; where nothing can
        come in so, as the output leaves. */
     for (int k = 0; k < node->nout; k++) {
-        mth__value *seed = mth__info_of(&decision->pass, node->out[k])->seed;
+        mth__value *seed = mth__info_of(&shard->pass, node->out[k])->seed;
         if (!seed ||
-            (decision->pass.options->ports_in_blocks && !mth__sharding_in_blocks(&node->out[k]->sharding, seed->shape)))
+            (shard->pass.options->ports_in_blocks && !mth__sharding_in_blocks(&node->out[k]->sharding, seed->shape)))
             continue;
         seed->sharding = node->out[k]->sharding;
         seed->sharding.partial = seed->sharding.reduce = 0;
@@ -462,9 +462,9 @@ static void describe(mth__propagation *pass) {
         if (seed >= 0) info->seed = graph->seed.at[seed];
         mth__sharding need = mth__output_need(graph, &all, out);
         if (need.on == out->value->sharding.on && mth__sharding_axes(&need, out->value->shape.rank)) {
-            mth__sharding *kept = NEW(pass->arena, mth__sharding);
-            *kept = need;
-            info->wish = kept;
+            mth__sharding *lasting = NEW(pass->arena, mth__sharding);
+            *lasting = need;
+            info->wish = lasting;
         }
         info->output = true;
     }
@@ -472,18 +472,18 @@ static void describe(mth__propagation *pass) {
 
 mth_status mth__shard(mth__graph *graph, const mth__distribute_options *options) {
     mth__arena *arena = mth__arena_new();
-    shard_pass *pass = NEW(arena, shard_pass);
-    pass->pass = (mth__propagation){.graph = graph, .arena = arena, .options = options};
-    describe(&pass->pass);
-    mth__shard_wishes(&pass->pass);
-    for (; pass->pass.at < (int)graph->node.n; pass->pass.at++) {
-        pass->node = graph->node.at[pass->pass.at];
-        mth__shard_group_terms(&pass->pass, pass->node);
-        decide(pass);
+    shard_pass *shard = NEW(arena, shard_pass);
+    shard->pass = (mth__propagation){.graph = graph, .arena = arena, .options = options};
+    describe(&shard->pass);
+    mth__shard_wishes(&shard->pass);
+    for (; shard->pass.at < (int)graph->node.n; shard->pass.at++) {
+        shard->node = graph->node.at[shard->pass.at];
+        mth__shard_group_terms(&shard->pass, shard->node);
+        decide(shard);
     }
     for (size_t i = 0; i < graph->parameter.n; i++) {
         mth__value *parameter = graph->parameter.at[i];
-        if (mth__info_of(&pass->pass, parameter)->free) {
+        if (mth__info_of(&shard->pass, parameter)->free) {
             mth__sharding whole = {.on = parameter->sharding.on};
             parameter->sharding = settled(parameter, &whole);
             if (!parameter->origin) parameter->origin = "whole: nothing uses it";

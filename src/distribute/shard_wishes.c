@@ -55,9 +55,9 @@ static void wish(const mth__propagation *pass, const mth__node *node) {
             sharding = mth__sharding_carry(&sharding, value->shape, value->sharding.on);
             if (!mth__sharding_axes(&sharding, value->shape.rank)) continue;
         }
-        mth__sharding *kept = NEW(pass->arena, mth__sharding);
-        *kept = sharding;
-        mth__info_of(pass, value)->wish = kept;
+        mth__sharding *lasting = NEW(pass->arena, mth__sharding);
+        *lasting = sharding;
+        mth__info_of(pass, value)->wish = lasting;
     }
 }
 

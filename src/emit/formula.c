@@ -9,10 +9,10 @@ typedef struct {
     const char *at;
 } formula_parser;
 
-static void emit(formula_parser *parser, char op, int value) {
+static void emit(formula_parser *parser, char op, int number) {
     assert(parser->to->n < (int)(sizeof parser->to->code / sizeof *parser->to->code));
     parser->to->code[parser->to->n].op = op;
-    parser->to->code[parser->to->n++].value = value;
+    parser->to->code[parser->to->n++].value = number;
 }
 static bool accept(formula_parser *parser, const char *word) {
     while (*parser->at == ' ') parser->at++;
@@ -32,9 +32,9 @@ static void atom(formula_parser *parser) {
         assert(closed);
         (void)closed;
     } else if (isdigit((unsigned char)*parser->at)) {
-        int value = 0;
-        while (isdigit((unsigned char)*parser->at)) value = value * 10 + *parser->at++ - '0';
-        emit(parser, 'c', value);
+        int number = 0;
+        while (isdigit((unsigned char)*parser->at)) number = number * 10 + *parser->at++ - '0';
+        emit(parser, 'c', number);
     } else {
         assert(islower((unsigned char)*parser->at));
         emit(parser, 'v', *parser->at++ - 'a');
@@ -180,7 +180,7 @@ void mth__formula_values(
         fill_values(value, n, stack[0][0], 0);
 }
 int mth__formula_value(const mth__formula *formula, const mth__formula_variables *variables) {
-    int value;
-    mth__formula_values(formula, variables, 0, 0, 1, &value);
-    return value;
+    int number;
+    mth__formula_values(formula, variables, 0, 0, 1, &number);
+    return number;
 }

@@ -48,23 +48,25 @@ static void find_lifetimes(layout *pass) {
     pass->begun = NEW_ARRAY(pass->scratch, int, values);
     memset(pass->held, -1, values * sizeof *pass->held);
     for (int i = 0; i < n; i++) {
-        const mth__instr *instr = &role->instr.at[i];
-        if (instr->kind == MTH__WAIT) {
-            const int by = instr->channel < 0 ? pass->begun[instr->awaited] : pass->open[instr->channel];
+        const mth__instr *instruction = &role->instr.at[i];
+        if (instruction->kind == MTH__WAIT) {
+            const int by =
+                instruction->channel < 0 ? pass->begun[instruction->awaited] : pass->open[instruction->channel];
             pass->wait[by] = i;
             for (int at = 0, number; (number = mth__instr_value(&role->instr.at[by], at)) >= 0; at++)
                 pass->held[mth__base_of(role, number)] = i;
-        } else if (mth__is_started(instr) || instr->kind == MTH__SEND) {
-            *(instr->channel < 0 ? &pass->begun[instr->out[0]] : &pass->open[instr->channel]) = i;
-            for (int j = 0; j < instr->nin; j++) pass->holders[mth__base_of(role, instr->in[j])]++;
+        } else if (mth__is_started(instruction) || instruction->kind == MTH__SEND) {
+            *(instruction->channel < 0 ? &pass->begun[instruction->out[0]] : &pass->open[instruction->channel]) = i;
+            for (int j = 0; j < instruction->nin; j++) pass->holders[mth__base_of(role, instruction->in[j])]++;
         }
     }
 }
 
 /* ---------------------------------------------------------------- in place */
-static bool may_run_in_place(const layout *pass, const mth__instr *instr) {
-    if (instr->kind == MTH__COMPUTE) return instr->op->flags & MTH__ELEMENTWISE;
-    return instr->kind == MTH__COLLECTIVE && pass->program->channel.at[instr->channel].kind == MTH__ALL_REDUCE;
+static bool may_run_in_place(const layout *pass, const mth__instr *instruction) {
+    if (instruction->kind == MTH__COMPUTE) return instruction->op->flags & MTH__ELEMENTWISE;
+    return instruction->kind == MTH__COLLECTIVE &&
+        pass->program->channel.at[instruction->channel].kind == MTH__ALL_REDUCE;
 }
 
 static bool is_successor(const mth__program *program, const mth__program_value *value) {
@@ -118,28 +120,29 @@ static void take_over(layout *pass, int number, int i, int onto) {
 }
 
 /* The operand that result k of an instruction is added to, or -1. */
-static int sum_below(const mth__instr *instr, int k) {
-    return instr->accumulates ? mth__accumulator(instr->op, instr->nin, k) : -1;
+static int sum_below(const mth__instr *instruction, int k) {
+    return instruction->accumulates ? mth__accumulator(instruction->op, instruction->nin, k) : -1;
 }
 
 /* The block that result k of an instruction lies in already, or -1. */
 static int block_below(const layout *pass, int i, int k) {
     const mth__role *role = pass->role;
-    const mth__instr *instr = &role->instr.at[i];
-    const int sum = sum_below(instr, k);
-    if (sum >= 0) return pass->block_of[instr->in[sum]];
-    if (!may_run_in_place(pass, instr)) return -1;
-    for (int j = 0; j < instr->nin; j++)
-        if (may_lie_on(pass, i, instr->out[k], instr->in[j])) return pass->block_of[mth__base_of(role, instr->in[j])];
+    const mth__instr *instruction = &role->instr.at[i];
+    const int sum = sum_below(instruction, k);
+    if (sum >= 0) return pass->block_of[instruction->in[sum]];
+    if (!may_run_in_place(pass, instruction)) return -1;
+    for (int j = 0; j < instruction->nin; j++)
+        if (may_lie_on(pass, i, instruction->out[k], instruction->in[j]))
+            return pass->block_of[mth__base_of(role, instruction->in[j])];
     return -1;
 }
 
 static void place_result(layout *pass, int i, int k) {
-    const int value = pass->role->instr.at[i].out[k], below = block_below(pass, i, k);
+    const int number = pass->role->instr.at[i].out[k], below = block_below(pass, i, k);
     if (below >= 0)
-        take_over(pass, value, i, below);
+        take_over(pass, number, i, below);
     else
-        new_block(pass, value, i, last_of(pass, value));
+        new_block(pass, number, i, last_of(pass, number));
 }
 
 static void form_blocks(layout *pass) {
@@ -147,12 +150,12 @@ static void form_blocks(layout *pass) {
     pass->block_of = NEW_ARRAY(pass->scratch, int, role->value.n);
     memset(pass->block_of, -1, role->value.n * sizeof *pass->block_of);
     for (int i = 0; i < (int)role->instr.n; i++) {
-        const mth__instr *instr = &role->instr.at[i];
-        for (int k = 0; k < instr->nout; k++) /* the others may lie on no operand that is a sum */
-            if (sum_below(instr, k) >= 0) place_result(pass, i, k);
-        for (int k = 0; k < instr->nout; k++)
-            if (sum_below(instr, k) < 0) place_result(pass, i, k);
-        if (instr->scratch >= 0) new_block(pass, instr->scratch, i, last_of(pass, instr->scratch));
+        const mth__instr *instruction = &role->instr.at[i];
+        for (int k = 0; k < instruction->nout; k++) /* the others may lie on no operand that is a sum */
+            if (sum_below(instruction, k) >= 0) place_result(pass, i, k);
+        for (int k = 0; k < instruction->nout; k++)
+            if (sum_below(instruction, k) < 0) place_result(pass, i, k);
+        if (instruction->scratch >= 0) new_block(pass, instruction->scratch, i, last_of(pass, instruction->scratch));
     }
 }
 
@@ -470,10 +473,13 @@ int64_t mth__own_peak(const mth__program *program, const mth__role *role, mth__s
     int64_t *change = NEW_ARRAY(scratch, int64_t, role->instr.n + 2), live = 0, peak = 0;
     find_lifetimes(&pass);
     for (int i = 0; i < (int)role->instr.n; i++) {
-        const mth__instr *instr = &role->instr.at[i];
-        for (int j = 0; j < instr->nout + (instr->scratch >= 0); j++) {
-            const int number = j < instr->nout ? instr->out[j] : instr->scratch, last = last_of(&pass, number);
-            const int sum = instr->accumulates && j < instr->nout ? mth__accumulator(instr->op, instr->nin, j) : -1;
+        const mth__instr *instruction = &role->instr.at[i];
+        for (int j = 0; j < instruction->nout + (instruction->scratch >= 0); j++) {
+            const int number = j < instruction->nout ? instruction->out[j] : instruction->scratch,
+                      last = last_of(&pass, number);
+            const int sum = instruction->accumulates && j < instruction->nout
+                ? mth__accumulator(instruction->op, instruction->nin, j)
+                : -1;
             if (role->value.at[number].storage != MTH__IN_OWN || role->value.at[number].space != space) continue;
             if (sum >= 0 && last == i) continue; /* it is the sum's memory, whose time ends here */
             change[i + (sum >= 0)] += role->value.at[number].bytes;

@@ -50,40 +50,40 @@ static const char *name_of(emission *pass, const mth__value *value) {
 }
 
 /* ---------------------------------------------------------------- values of a role */
-static int position_of(const emission *pass, const mth__value *value, int role, int hint) {
+static int position_of(const emission *pass, const mth__value *value, int role_number, int hint) {
     const mth__role_list *list = &pass->roles[value->sharding.on->id];
-    if (hint < list->n && list->role[hint] == role) return hint;
+    if (hint < list->n && list->role[hint] == role_number) return hint;
     int a = 0, b = list->n;
     while (a < b) {
         int middle = (a + b) / 2;
-        if (list->role[middle] < role)
+        if (list->role[middle] < role_number)
             a = middle + 1;
         else
             b = middle;
     }
-    return a < list->n && list->role[a] == role ? a : -1;
+    return a < list->n && list->role[a] == role_number ? a : -1;
 }
 
 /* `hint`: where the role probably stands in the list of the value's placement. -1: the role has no such value. */
-static int slot_of(const emission *pass, const mth__value *value, int role, int hint) {
-    int at = pass->slot[value->id] ? position_of(pass, value, role, hint) : -1;
+static int slot_of(const emission *pass, const mth__value *value, int role_number, int hint) {
+    int at = pass->slot[value->id] ? position_of(pass, value, role_number, hint) : -1;
     return at < 0 ? -1 : pass->slot[value->id][at];
 }
 
-static int push_value(emission *pass, int role, mth__program_value value) {
-    mth__role *record = &pass->program->role.at[role];
+static int push_value(emission *pass, int role_number, mth__program_value value) {
+    mth__role *role = &pass->program->role.at[role_number];
     value.offset = value.storage == MTH__IN_SLAB ? -1 : value.offset;
     value.bytes = mth__shape_size(value.local) * (int64_t)mth_dtype_size(value.dtype);
-    PUSH(pass->arena, record->value, value);
-    return (int)record->value.n - 1;
+    PUSH(pass->arena, role->value, value);
+    return (int)role->value.n - 1;
 }
 
-static mth__program_value describe(emission *pass, int role, const mth__value *value) {
+static mth__program_value describe(emission *pass, int role_number, const mth__value *value) {
     const mth__placement *on = value->sharding.on;
     mth__shape local = value->shape;
     if (!pass->global)
         local = mth__local_shape(
-            value->shape, &value->sharding, on->rank_of[pass->program->role.at[role].device[0]], NULL, NULL);
+            value->shape, &value->sharding, on->rank_of[pass->program->role.at[role_number].device[0]], NULL, NULL);
     return (mth__program_value){.name = name_of(pass, value),
         .dtype = value->dtype,
         .shape = value->shape,
@@ -91,53 +91,53 @@ static mth__program_value describe(emission *pass, int role, const mth__value *v
         .local = local};
 }
 
-static void set_slot(emission *pass, const mth__value *value, int role, int hint, int index) {
+static void set_slot(emission *pass, const mth__value *value, int role_number, int hint, int index) {
     const mth__role_list *list = &pass->roles[value->sharding.on->id];
     if (!pass->slot[value->id]) {
         pass->slot[value->id] = NEW_ARRAY(pass->scratch, int, list->n);
         for (int i = 0; i < list->n; i++) pass->slot[value->id][i] = -1;
     }
-    pass->slot[value->id][position_of(pass, value, role, hint)] = index;
+    pass->slot[value->id][position_of(pass, value, role_number, hint)] = index;
 }
 
-static mth__memory_kind memory_of_exit(const emission *pass, int exit) {
-    return pass->program->exit.at[exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
+static mth__memory_kind memory_of_exit(const emission *pass, int exit_number) {
+    return pass->program->exit.at[exit_number].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
 }
 
 /* A partitioner is asked for an exit as it leaves, whatever its maker's layout. */
-static void lie_in_exit(const emission *pass, mth__program_value *value, int exit) {
+static void lie_in_exit(const emission *pass, mth__program_value *value, int exit_number) {
     value->storage = MTH__IN_EXIT;
-    value->index = exit;
-    value->memory = memory_of_exit(pass, exit);
-    if (pass->global) value->sharding = pass->program->exit.at[exit].sharding;
+    value->index = exit_number;
+    value->memory = memory_of_exit(pass, exit_number);
+    if (pass->global) value->sharding = pass->program->exit.at[exit_number].sharding;
 }
 
 /* A result of an instruction: in the slab, or in the exit that it is. */
-static int new_result(emission *pass, int role, const mth__value *value, int hint) {
-    mth__program_value record = describe(pass, role, value);
-    int exit = pass->exit_of[value->id];
-    if (exit >= 0) lie_in_exit(pass, &record, exit);
-    int index = push_value(pass, role, record);
-    set_slot(pass, value, role, hint, index);
+static int new_result(emission *pass, int role_number, const mth__value *value, int hint) {
+    mth__program_value made = describe(pass, role_number, value);
+    int exit_number = pass->exit_of[value->id];
+    if (exit_number >= 0) lie_in_exit(pass, &made, exit_number);
+    int index = push_value(pass, role_number, made);
+    set_slot(pass, value, role_number, hint, index);
     return index;
 }
 
-static void new_alias(emission *pass, int role, const mth__value *value, int hint, int of, int64_t offset) {
-    mth__program_value record = describe(pass, role, value);
-    const mth__program_value *base = &pass->program->role.at[role].value.at[of];
-    record.storage = MTH__IN_ALIAS;
-    record.index = base->storage == MTH__IN_ALIAS ? base->index : of;
-    record.offset = offset + (base->storage == MTH__IN_ALIAS ? base->offset : 0);
-    if (mth__shape_size(record.local) == 0) record.offset = 0; /* an empty part may begin behind the end */
-    set_slot(pass, value, role, hint, push_value(pass, role, record));
+static void new_alias(emission *pass, int role_number, const mth__value *value, int hint, int of, int64_t offset) {
+    mth__program_value made = describe(pass, role_number, value);
+    const mth__program_value *base = &pass->program->role.at[role_number].value.at[of];
+    made.storage = MTH__IN_ALIAS;
+    made.index = base->storage == MTH__IN_ALIAS ? base->index : of;
+    made.offset = offset + (base->storage == MTH__IN_ALIAS ? base->offset : 0);
+    if (mth__shape_size(made.local) == 0) made.offset = 0; /* an empty part may begin behind the end */
+    set_slot(pass, value, role_number, hint, push_value(pass, role_number, made));
 }
 
 /* ---------------------------------------------------------------- instructions */
-static mth__instr *push_instr(
-    emission *pass, int role, const mth__node *node, mth__instr_kind kind, int channel, int nin, int nout) {
+static mth__instr *push_instr(emission *pass, int role_number, const mth__node *node, mth__instr_kind kind,
+    int channel_number, int nin, int nout) {
     int *operands = NEW_ARRAY(pass->arena, int, nin + nout);
-    mth__instr instr = {.kind = kind,
-        .channel = channel,
+    mth__instr instruction = {.kind = kind,
+        .channel = channel_number,
         .nin = nin,
         .nout = nout,
         .in = operands,
@@ -145,33 +145,33 @@ static mth__instr *push_instr(
         .awaited = -1,
         .scratch = -1,
         .label = node ? node->label : mth__label_outside(NULL, MTH__FORWARD)};
-    mth__role *record = &pass->program->role.at[role];
-    PUSH(pass->arena, record->instr, instr);
-    return &record->instr.at[record->instr.n - 1];
+    mth__role *role = &pass->program->role.at[role_number];
+    PUSH(pass->arena, role->instr, instruction);
+    return &role->instr.at[role->instr.n - 1];
 }
 
-static mth_status missing(const emission *pass, const mth__node *node, const mth__value *value, int role) {
+static mth_status missing(const emission *pass, const mth__node *node, const mth__value *value, int role_number) {
     mth_status status = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold",
-        node->op->name, node->id, pass->program->role.at[role].device[0]);
+        node->op->name, node->id, pass->program->role.at[role_number].device[0]);
     return mth__error_tensor(mth__error_operator(status, node->label.module), mth__value_text(value));
 }
 
 /* Copies of the value into exits from `exit` on. */
-static mth_status copy_to_exits(emission *pass, const mth__value *value, int exit) {
+static mth_status copy_to_exits(emission *pass, const mth__value *value, int exit_number) {
     static const mth__attrs none;
     const mth__role_list *list = &pass->roles[value->sharding.on->id];
-    for (; exit >= 0; exit = pass->next_exit[exit])
+    for (; exit_number >= 0; exit_number = pass->next_exit[exit_number])
         for (int k = 0; k < list->n; k++) {
-            int role = list->role[k], from = slot_of(pass, value, role, k);
-            mth__program_value record = describe(pass, role, value);
-            record.name = mth__format(pass->arena, "%s~%d", record.name, exit);
-            lie_in_exit(pass, &record, exit);
-            int to = push_value(pass, role, record);
-            mth__instr *instr = push_instr(pass, role, value->node, MTH__COMPUTE, -1, 1, 1);
-            instr->op = mth__op_at(MTH__ROW_copy);
-            instr->attrs = &none;
-            instr->in[0] = from;
-            instr->out[0] = to;
+            int role_number = list->role[k], from = slot_of(pass, value, role_number, k);
+            mth__program_value made = describe(pass, role_number, value);
+            made.name = mth__format(pass->arena, "%s~%d", made.name, exit_number);
+            lie_in_exit(pass, &made, exit_number);
+            int to = push_value(pass, role_number, made);
+            mth__instr *instruction = push_instr(pass, role_number, value->node, MTH__COMPUTE, -1, 1, 1);
+            instruction->op = mth__op_at(MTH__ROW_copy);
+            instruction->attrs = &none;
+            instruction->in[0] = from;
+            instruction->out[0] = to;
         }
     return NULL;
 }
@@ -200,30 +200,31 @@ static mth_status emit_compute(emission *pass, const mth__node *node) {
     bool alias = node->op->flags & MTH__ALIAS || (mth__keeps_whole(node) && pass->exit_of[node->out[0]->id] < 0),
          slice = pass->views && node->op->row == MTH__ROW_slice && pass->exit_of[node->out[0]->id] < 0;
     for (int k = 0; k < list->n; k++) {
-        int role = list->role[k], in[MTH__MAX_IN];
+        int role_number = list->role[k], in[MTH__MAX_IN];
         for (int j = 0; j < node->nin; j++)
-            if ((in[j] = slot_of(pass, node->in[j], role, k)) < 0) return missing(pass, node, node->in[j], role);
+            if ((in[j] = slot_of(pass, node->in[j], role_number, k)) < 0)
+                return missing(pass, node, node->in[j], role_number);
         int64_t offset = alias ? 0
-            : slice            ? slice_offset(node, &pass->program->role.at[role].value.at[in[0]], node->out[0])
+            : slice            ? slice_offset(node, &pass->program->role.at[role_number].value.at[in[0]], node->out[0])
                                : -1;
         if (offset >= 0) {
-            new_alias(pass, role, node->out[0], k, in[0], offset);
+            new_alias(pass, role_number, node->out[0], k, in[0], offset);
             continue;
         }
-        mth__instr *instr = push_instr(pass, role, node, MTH__COMPUTE, -1, node->nin, node->nout);
-        instr->op = node->op;
-        instr->attrs = &node->attrs;
-        instr->accumulates = node->accumulates;
-        if (pass->global) instr->layouts = copy_layouts(pass, node);
-        for (int j = 0; j < node->nin; j++) instr->in[j] = in[j];
-        for (int j = 0; j < node->nout; j++) instr->out[j] = new_result(pass, role, node->out[j], k);
+        mth__instr *instruction = push_instr(pass, role_number, node, MTH__COMPUTE, -1, node->nin, node->nout);
+        instruction->op = node->op;
+        instruction->attrs = &node->attrs;
+        instruction->accumulates = node->accumulates;
+        if (pass->global) instruction->layouts = copy_layouts(pass, node);
+        for (int j = 0; j < node->nin; j++) instruction->in[j] = in[j];
+        for (int j = 0; j < node->nout; j++) instruction->out[j] = new_result(pass, role_number, node->out[j], k);
     }
     return NULL;
 }
 
 static mth_status add_scratch(
-    emission *pass, int role, mth__instr *instruction, const mth__channel *channel, const char *result) {
-    int64_t bytes = mth__channel_scratch(channel, pass->program->role.at[role].device[0]);
+    emission *pass, int role_number, mth__instr *instruction, const mth__channel *channel, const char *result) {
+    int64_t bytes = mth__channel_scratch(channel, pass->program->role.at[role_number].device[0]);
     if (bytes == 0) return NULL;
     const mth__shape shape = {1, {bytes / (int64_t)mth_dtype_size(channel->dtype)}};
     mth_status bad = mth__shape_check(shape, channel->dtype);
@@ -242,22 +243,23 @@ static mth_status add_scratch(
         .local = shape,
         .sharding = {.on = channel->from.on},
         .memory = MTH__MEMORY_COMMUNICATION};
-    instruction->scratch = push_value(pass, role, value);
+    instruction->scratch = push_value(pass, role_number, value);
     return NULL;
 }
 
 /* One instruction of a channel on one role: with the operand where `sends`, with the result where `takes`; on the
  * stream that communicates where `starts`. */
-static mth_status take_part(emission *pass, const mth__node *node, int channel, mth__instr_kind kind, int role,
-    bool starts, bool sends, bool takes) {
-    int in = sends ? slot_of(pass, node->in[0], role, 0) : -1;
-    if (sends && in < 0) return missing(pass, node, node->in[0], role);
-    mth__instr *instr = push_instr(pass, role, node, kind, channel, sends, takes);
-    instr->stream = starts ? 1 : 0;
-    if (sends) instr->in[0] = in;
-    if (takes) instr->out[0] = new_result(pass, role, node->out[0], 0);
+static mth_status take_part(emission *pass, const mth__node *node, int channel_number, mth__instr_kind kind,
+    int role_number, bool starts, bool sends, bool takes) {
+    int in = sends ? slot_of(pass, node->in[0], role_number, 0) : -1;
+    if (sends && in < 0) return missing(pass, node, node->in[0], role_number);
+    mth__instr *instruction = push_instr(pass, role_number, node, kind, channel_number, sends, takes);
+    instruction->stream = starts ? 1 : 0;
+    if (sends) instruction->in[0] = in;
+    if (takes) instruction->out[0] = new_result(pass, role_number, node->out[0], 0);
     if (sends && kind != MTH__SEND)
-        TRY(add_scratch(pass, role, instr, &pass->program->channel.at[channel], name_of(pass, node->out[0])));
+        TRY(add_scratch(
+            pass, role_number, instruction, &pass->program->channel.at[channel_number], name_of(pass, node->out[0])));
     return NULL;
 }
 
@@ -274,7 +276,7 @@ static mth_status emit_channel(emission *pass, const mth__node *node) {
     while (k < sizeof kinds / sizeof *kinds && kinds[k].row != node->op->row) k++;
     if (k == sizeof kinds / sizeof *kinds) return INTERNAL("%s is no communication that a program has", node->op->name);
     mth__channel_kind kind = kinds[k].kind;
-    mth__channel record = {.kind = kind,
+    mth__channel channel = {.kind = kind,
         .algorithm = pass->algorithm[kind],
         .dtype = node->out[0]->dtype,
         .shape = node->out[0]->shape,
@@ -283,40 +285,40 @@ static mth_status emit_channel(emission *pass, const mth__node *node) {
         .reduce = from->reduce,
         .dim = -1,
         .dim2 = -1};
-    if (kind <= MTH__ALL_TO_ALL) record.axes = (uint8_t)node->attrs.axes;
-    if (kind == MTH__ALL_GATHER || kind == MTH__REDUCE_SCATTER) record.dim = (int8_t)node->attrs.dimension;
+    if (kind <= MTH__ALL_TO_ALL) channel.axes = (uint8_t)node->attrs.axes;
+    if (kind == MTH__ALL_GATHER || kind == MTH__REDUCE_SCATTER) channel.dim = (int8_t)node->attrs.dimension;
     if (kind == MTH__ALL_TO_ALL) {
-        record.dim = (int8_t)node->attrs.split;
-        record.dim2 = (int8_t)node->attrs.gathered;
+        channel.dim = (int8_t)node->attrs.split;
+        channel.dim2 = (int8_t)node->attrs.gathered;
     }
-    record.label =
+    channel.label =
         mth__format(pass->arena, "%s: %s", node->label.module ? node->label.module : "model", node->op->name);
-    int channel = (int)pass->program->channel.n;
-    PUSH(pass->arena, pass->program->channel, record);
+    int channel_number = (int)pass->program->channel.n;
+    PUSH(pass->arena, pass->program->channel, channel);
 
     const mth__role_list *source = &pass->roles[from->on->id], *target = &pass->roles[to->on->id];
     if (kind == MTH__BROADCAST) {
         int root = source->role[0];
         if (to->on->rank_of[from->on->device[0]] < 0)
-            TRY(take_part(pass, node, channel, MTH__COLLECTIVE, root, pass->overlap, true, false));
+            TRY(take_part(pass, node, channel_number, MTH__COLLECTIVE, root, pass->overlap, true, false));
         for (int i = 0; i < target->n; i++)
-            TRY(take_part(
-                pass, node, channel, MTH__COLLECTIVE, target->role[i], pass->overlap, target->role[i] == root, true));
+            TRY(take_part(pass, node, channel_number, MTH__COLLECTIVE, target->role[i], pass->overlap,
+                target->role[i] == root, true));
         return NULL;
     }
     if (from->on == to->on) {
         for (int i = 0; i < target->n; i++)
-            TRY(take_part(pass, node, channel, MTH__COLLECTIVE, target->role[i], pass->overlap, true, true));
+            TRY(take_part(pass, node, channel_number, MTH__COLLECTIVE, target->role[i], pass->overlap, true, true));
         return NULL;
     }
     if (kind != MTH__TRANSFER)
         return mth__error_tensor(INTERNAL("%s (node %d) leads to another placement", node->op->name, node->id),
             mth__value_text(node->in[0]));
     for (int i = 0; i < source->n; i++)
-        TRY(take_part(pass, node, channel, MTH__SEND, source->role[i], false, true, false));
+        TRY(take_part(pass, node, channel_number, MTH__SEND, source->role[i], false, true, false));
     for (int i = 0; i < target->n; i++) {
         bool both = slot_of(pass, node->in[0], target->role[i], 0) >= 0;
-        TRY(take_part(pass, node, channel, MTH__RECV, target->role[i], pass->overlap && !both, false, true));
+        TRY(take_part(pass, node, channel_number, MTH__RECV, target->role[i], pass->overlap && !both, false, true));
     }
     return NULL;
 }
@@ -329,11 +331,11 @@ static void add_entries(emission *pass, const mth__value *const *value, size_t n
             ((mth__entry){kind, mth__copy_text(pass->arena, value[i]->name), value[i]->dtype, value[i]->shape,
                 value[i]->sharding}));
         for (int k = 0; k < list->n; k++) {
-            mth__program_value record = describe(pass, list->role[k], value[i]);
-            record.storage = MTH__IN_ENTRY;
-            record.index = (int)pass->program->entry.n - 1;
-            record.memory = kind == MTH__ENTRY_PARAMETER ? MTH__MEMORY_WEIGHT : MTH__MEMORY_INPUT;
-            set_slot(pass, value[i], list->role[k], k, push_value(pass, list->role[k], record));
+            mth__program_value made = describe(pass, list->role[k], value[i]);
+            made.storage = MTH__IN_ENTRY;
+            made.index = (int)pass->program->entry.n - 1;
+            made.memory = kind == MTH__ENTRY_PARAMETER ? MTH__MEMORY_WEIGHT : MTH__MEMORY_INPUT;
+            set_slot(pass, value[i], list->role[k], k, push_value(pass, list->role[k], made));
         }
     }
 }
@@ -386,9 +388,10 @@ static mth_status emit_nodes(emission *pass) {
         bool channel = node->op->flags & MTH__COMM && node->op->row != MTH__ROW_keep;
         TRY(channel ? emit_channel(pass, node) : emit_compute(pass, node));
         for (int k = 0; k < node->nout && !channel; k++) {
-            int exit = pass->exit_of[node->out[k]->id];
-            if (exit >= 0)
-                TRY(copy_to_exits(pass, node->out[k], only_copied(node->out[k]) ? exit : pass->next_exit[exit]));
+            int exit_number = pass->exit_of[node->out[k]->id];
+            if (exit_number >= 0)
+                TRY(copy_to_exits(
+                    pass, node->out[k], only_copied(node->out[k]) ? exit_number : pass->next_exit[exit_number]));
         }
     }
     /* at the end, so that nothing waits early: entries, and what communication brought */
@@ -499,13 +502,13 @@ mth_status mth__emit(mth__arena *arena, const mth__graph *graph, const mth__emit
     return mth__emit_program(arena, graph, options, false, out);
 }
 
-const char *mth__program_reader(const mth__program *program, int entry) {
+const char *mth__program_reader(const mth__program *program, int entry_number) {
     for (size_t role_number = 0; role_number < program->role.n; role_number++) {
         const mth__role *role = &program->role.at[role_number];
         for (size_t i = 0; i < role->instr.n; i++)
             for (int j = 0; j < role->instr.at[i].nin; j++) {
                 const mth__program_value *value = &role->value.at[role->instr.at[i].in[j]];
-                if (value->storage == MTH__IN_ENTRY && value->index == entry && role->instr.at[i].label.module)
+                if (value->storage == MTH__IN_ENTRY && value->index == entry_number && role->instr.at[i].label.module)
                     return role->instr.at[i].label.module;
             }
     }

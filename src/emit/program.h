@@ -203,7 +203,7 @@ int64_t mth__own_peak(const mth__program *, const mth__role *, mth__space);
 /* program_text.c; in part where mth__thread_stopped */
 void mth__program_print(mth__text *, const mth__program *);
 /* the first operator that reads the entry; NULL: none */
-const char *mth__program_reader(const mth__program *, int entry);
+const char *mth__program_reader(const mth__program *, int entry_number);
 mth_status mth__program_parse(mth__arena *, const char *text, mth__program **out);
 /* program_verify.c, which says what is proved, and what is not. */
 mth_status mth__program_verify(const mth__program *);

@@ -111,16 +111,16 @@ static mth_status placement(mth__plan_parser *parser) {
 }
 
 static mth_status entry(mth__plan_parser *parser) {
-    mth__entry record = {0};
+    mth__entry read = {0};
     int kind;
     TRY(mth__parse_number(parser, "entry", parser->program->entry.n));
     TRY(mth__read_one_of(&parser->in, mth__entry_words, MTH__ENTRY_KINDS, "kind of entry", &kind));
-    record.kind = (mth__entry_kind)kind;
-    TRY(mth__read_name(&parser->in, &record.name));
+    read.kind = (mth__entry_kind)kind;
+    TRY(mth__read_name(&parser->in, &read.name));
     TRY(mth__read_need(&parser->in, ":"));
-    TRY(mth__parse_typed_shape(parser, &record.dtype, &record.shape));
-    TRY(mth__parse_sharding(parser, record.shape, &record.sharding));
-    PUSH(parser->in.arena, parser->program->entry, record);
+    TRY(mth__parse_typed_shape(parser, &read.dtype, &read.shape));
+    TRY(mth__parse_sharding(parser, read.shape, &read.sharding));
+    PUSH(parser->in.arena, parser->program->entry, read);
     return NULL;
 }
 
@@ -143,46 +143,46 @@ static mth_status exit_line(mth__plan_parser *parser) {
 }
 
 static mth_status channel(mth__plan_parser *parser) {
-    mth__channel record = {.dim = -1, .dim2 = -1};
+    mth__channel read = {.dim = -1, .dim2 = -1};
     int number_, kind, algorithm, d;
     TRY(mth__read_reference(&parser->in, 'c', parser->program->channel.n + 1, &number_));
     if (number_ != (int)parser->program->channel.n)
         return mth__read_fail(&parser->in, F("channel c%d stands here", number_));
     TRY(mth__read_one_of(&parser->in, mth__channel_names, MTH__CHANNEL_KINDS, "kind of communication", &kind));
     TRY(mth__read_one_of(&parser->in, mth__algorithm_names, MTH__ALGORITHMS, "algorithm", &algorithm));
-    record.kind = (mth__channel_kind)kind;
-    record.algorithm = (mth__algorithm)algorithm;
-    TRY(mth__parse_typed_shape(parser, &record.dtype, &record.shape));
-    TRY(mth__parse_sharding(parser, record.shape, &record.from));
+    read.kind = (mth__channel_kind)kind;
+    read.algorithm = (mth__algorithm)algorithm;
+    TRY(mth__parse_typed_shape(parser, &read.dtype, &read.shape));
+    TRY(mth__parse_sharding(parser, read.shape, &read.from));
     TRY(mth__read_need(&parser->in, "to"));
-    TRY(mth__parse_sharding(parser, record.shape, &record.to));
-    record.reduce = record.from.reduce;
+    TRY(mth__parse_sharding(parser, read.shape, &read.to));
+    read.reduce = read.from.reduce;
     if (mth__read_word(&parser->in, "over")) {
         do {
             int8_t axis;
             TRY(mth__parse_axis(parser, &axis));
-            record.axes |= (uint8_t)(1u << axis);
+            read.axes |= (uint8_t)(1u << axis);
         } while (mth__read_symbol(&parser->in, ','));
     }
     if (mth__read_word(&parser->in, kind == MTH__ALL_TO_ALL ? "split" : "dimension")) {
         TRY(mth__read_small(&parser->in, 0, MTH__RANK - 1, &d));
-        record.dim = (int8_t)d;
+        read.dim = (int8_t)d;
     }
     if (mth__read_word(&parser->in, "gathered")) {
         TRY(mth__read_small(&parser->in, 0, MTH__RANK - 1, &d));
-        record.dim2 = (int8_t)d;
+        read.dim2 = (int8_t)d;
     }
-    TRY(mth__read_quoted(&parser->in, &record.label));
-    mth_status status = mth__channel_check(&record);
+    TRY(mth__read_quoted(&parser->in, &read.label));
+    mth_status status = mth__channel_check(&read);
     if (status)
         return mth__error_operator(status, mth__format(parser->in.arena, "line %d of the plan", parser->in.line));
-    PUSH(parser->in.arena, parser->program->channel, record);
+    PUSH(parser->in.arena, parser->program->channel, read);
     return NULL;
 }
 
 /* ---------------------------------------------------------------- roles */
 static mth_status role(mth__plan_parser *parser) {
-    mth__role record = {0};
+    mth__role read = {0};
     devices list = {0};
     TRY(mth__parse_number(parser, "role", parser->program->role.n));
     TRY(mth__read_need(&parser->in, "devices"));
@@ -194,12 +194,12 @@ static mth_status role(mth__plan_parser *parser) {
         *of = (int32_t)parser->program->role.n;
     }
     TRY(mth__read_need(&parser->in, "slab"));
-    TRY(mth__read_integer(&parser->in, 0, INT64_MAX / 4, &record.slab[MTH__DEVICE]));
+    TRY(mth__read_integer(&parser->in, 0, INT64_MAX / 4, &read.slab[MTH__DEVICE]));
     if (mth__read_word(&parser->in, "host"))
-        TRY(mth__read_integer(&parser->in, 0, INT64_MAX / 4, &record.slab[MTH__HOST]));
-    record.ndevice = (int)list.at.n;
-    record.device = list.at.at;
-    PUSH(parser->in.arena, parser->program->role, record);
+        TRY(mth__read_integer(&parser->in, 0, INT64_MAX / 4, &read.slab[MTH__HOST]));
+    read.ndevice = (int)list.at.n;
+    read.device = list.at.at;
+    PUSH(parser->in.arena, parser->program->role, read);
     parser->role = &parser->program->role.at[parser->program->role.n - 1];
     parser->names = (mth__names){0};
     return NULL;

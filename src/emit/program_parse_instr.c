@@ -42,12 +42,12 @@ static mth_status attribute(mth__plan_parser *parser, const mth__op *op, mth__at
 }
 
 /* "offload" and "reload": the word says where the result lies. */
-static mth_status copy_word(mth__plan_parser *parser, mth__instr *instr, const int *out, bool *found) {
+static mth_status copy_word(mth__plan_parser *parser, mth__instr *instruction, const int *out, bool *found) {
     for (int space = 0; space < MTH__SPACES; space++) {
         if (!mth__read_word(&parser->in, mth__copy_words[space])) continue;
         *found = true;
-        instr->kind = MTH__COPY;
-        if (instr->nout == 1 && (int)parser->role->value.at[out[0]].space == space) return NULL;
+        instruction->kind = MTH__COPY;
+        if (instruction->nout == 1 && (int)parser->role->value.at[out[0]].space == space) return NULL;
         return mth__read_fail(&parser->in,
             F("%s needs one result, which lies in %s", mth__copy_words[space],
                 space == MTH__HOST ? "the host's pool" : "the device's memory"));
@@ -56,48 +56,49 @@ static mth_status copy_word(mth__plan_parser *parser, mth__instr *instr, const i
     return NULL;
 }
 
-static mth_status collective_word(mth__plan_parser *parser, mth__instr *instr, bool *found) {
+static mth_status collective_word(mth__plan_parser *parser, mth__instr *instruction, bool *found) {
     int kind = 0, algorithm;
     while (kind < MTH__CHANNEL_KINDS && !mth__read_word(&parser->in, mth__channel_names[kind])) kind++;
     *found = kind < MTH__CHANNEL_KINDS;
     if (!*found) return NULL;
-    instr->kind = MTH__COLLECTIVE;
+    instruction->kind = MTH__COLLECTIVE;
     TRY(mth__read_one_of(&parser->in, mth__algorithm_names, MTH__ALGORITHMS, "algorithm", &algorithm));
-    TRY(mth__read_reference(&parser->in, 'c', parser->program->channel.n, &instr->channel));
-    const mth__channel *channel = &parser->program->channel.at[instr->channel];
+    TRY(mth__read_reference(&parser->in, 'c', parser->program->channel.n, &instruction->channel));
+    const mth__channel *channel = &parser->program->channel.at[instruction->channel];
     if ((int)channel->kind == kind && (int)channel->algorithm == algorithm) return NULL;
-    return mth__read_fail(&parser->in, F("channel c%d is %s", instr->channel, channel->label));
+    return mth__read_fail(&parser->in, F("channel c%d is %s", instruction->channel, channel->label));
 }
 
-static mth_status operator_word(mth__plan_parser *parser, mth__instr *instr, const int *out) {
+static mth_status operator_word(mth__plan_parser *parser, mth__instr *instruction, const int *out) {
     bool started = mth__read_word(&parser->in, "start"), found;
     int stream = -1;
     if (started && mth__read_word(&parser->in, "on")) TRY(mth__read_small(&parser->in, 1, MTH__STREAMS - 1, &stream));
     if (!started && mth__read_word(&parser->in, "wait")) {
-        instr->kind = MTH__WAIT;
-        if (mth__read_word(&parser->in, "for")) return mth__parse_value_named(parser, &instr->awaited);
-        return mth__read_reference(&parser->in, 'c', parser->program->channel.n, &instr->channel);
+        instruction->kind = MTH__WAIT;
+        if (mth__read_word(&parser->in, "for")) return mth__parse_value_named(parser, &instruction->awaited);
+        return mth__read_reference(&parser->in, 'c', parser->program->channel.n, &instruction->channel);
     }
-    TRY(copy_word(parser, instr, out, &found));
+    TRY(copy_word(parser, instruction, out, &found));
     if (!found && mth__read_word(&parser->in, "send")) {
         found = true;
-        instr->kind = MTH__SEND;
+        instruction->kind = MTH__SEND;
     } else if (!found && mth__read_word(&parser->in, "recv")) {
         found = true;
-        instr->kind = MTH__RECV;
+        instruction->kind = MTH__RECV;
     }
-    if (instr->kind == MTH__SEND || instr->kind == MTH__RECV)
-        TRY(mth__read_reference(&parser->in, 'c', parser->program->channel.n, &instr->channel));
-    if (!found) TRY(collective_word(parser, instr, &found));
+    if (instruction->kind == MTH__SEND || instruction->kind == MTH__RECV)
+        TRY(mth__read_reference(&parser->in, 'c', parser->program->channel.n, &instruction->channel));
+    if (!found) TRY(collective_word(parser, instruction, &found));
     if (!found) {
         const char *word;
         TRY(mth__read_name(&parser->in, &word));
-        instr->op = mth__op_find(word);
-        if (!instr->op) return mth__read_fail(&parser->in, F("there is no operator %s", word));
+        instruction->op = mth__op_find(word);
+        if (!instruction->op) return mth__read_fail(&parser->in, F("there is no operator %s", word));
     }
-    if (started && stream < 0) stream = mth__usual_stream(instr->kind);
-    if (started && stream < 1) return mth__read_fail(&parser->in, F("%s is started on no stream", instr->op->name));
-    instr->stream = started ? (uint8_t)stream : 0;
+    if (started && stream < 0) stream = mth__usual_stream(instruction->kind);
+    if (started && stream < 1)
+        return mth__read_fail(&parser->in, F("%s is started on no stream", instruction->op->name));
+    instruction->stream = started ? (uint8_t)stream : 0;
     return NULL;
 }
 
@@ -109,10 +110,11 @@ static bool operand_follows(mth__plan_parser *parser) {
     return mth__plain_name(parser->in.at, n);
 }
 
-static mth_status operands(mth__plan_parser *parser, mth__instr *instr, int *in) {
+static mth_status operands(mth__plan_parser *parser, mth__instr *instruction, int *in) {
     do {
-        if (instr->nin == MTH__MAX_IN) return mth__read_fail(&parser->in, F("more than %d operands", MTH__MAX_IN));
-        TRY(mth__parse_value_named(parser, &in[instr->nin++]));
+        if (instruction->nin == MTH__MAX_IN)
+            return mth__read_fail(&parser->in, F("more than %d operands", MTH__MAX_IN));
+        TRY(mth__parse_value_named(parser, &in[instruction->nin++]));
     } while (mth__read_symbol(&parser->in, ','));
     return NULL;
 }
@@ -144,39 +146,41 @@ static mth_status label(mth__plan_parser *parser, mth__label *out) {
 }
 
 mth_status mth__parse_instruction(mth__plan_parser *parser) {
-    mth__instr instr = {.scratch = -1, .channel = -1, .awaited = -1};
+    mth__instr instruction = {.scratch = -1, .channel = -1, .awaited = -1};
     int in[MTH__MAX_IN], out[MTH__MAX_OUT];
     TRY(mth__parse_number(parser, "instruction", parser->role->instr.n));
     if (value_follows(parser)) {
         do {
-            if (instr.nout == MTH__MAX_OUT) return mth__read_fail(&parser->in, F("more than %d results", MTH__MAX_OUT));
-            TRY(mth__parse_value(parser, true, &out[instr.nout++]));
+            if (instruction.nout == MTH__MAX_OUT)
+                return mth__read_fail(&parser->in, F("more than %d results", MTH__MAX_OUT));
+            TRY(mth__parse_value(parser, true, &out[instruction.nout++]));
         } while (mth__read_symbol(&parser->in, ','));
         TRY(mth__read_need(&parser->in, "="));
     }
-    TRY(operator_word(parser, &instr, out));
-    if (operand_follows(parser)) TRY(operands(parser, &instr, in));
-    if (instr.kind == MTH__COMPUTE && instr.nin && mth__read_word(&parser->in, "into")) {
-        const int own = instr.nin;
-        instr.accumulates = true;
-        TRY(operands(parser, &instr, in));
-        const int sums = __builtin_popcount(instr.op->accumulates);
-        if (!sums) return mth__read_fail(&parser->in, F("%s adds to no sum", instr.op->name));
-        if (instr.nin - own != sums)
+    TRY(operator_word(parser, &instruction, out));
+    if (operand_follows(parser)) TRY(operands(parser, &instruction, in));
+    if (instruction.kind == MTH__COMPUTE && instruction.nin && mth__read_word(&parser->in, "into")) {
+        const int own = instruction.nin;
+        instruction.accumulates = true;
+        TRY(operands(parser, &instruction, in));
+        const int sums = __builtin_popcount(instruction.op->accumulates);
+        if (!sums) return mth__read_fail(&parser->in, F("%s adds to no sum", instruction.op->name));
+        if (instruction.nin - own != sums)
             return mth__read_fail(&parser->in,
-                F("%s adds to %d sum%s, not to %d", instr.op->name, sums, sums == 1 ? "" : "s", instr.nin - own));
+                F("%s adds to %d sum%s, not to %d", instruction.op->name, sums, sums == 1 ? "" : "s",
+                    instruction.nin - own));
     }
-    if (instr.kind == MTH__COMPUTE) {
+    if (instruction.kind == MTH__COMPUTE) {
         mth__attrs *attrs = NEW(parser->in.arena, mth__attrs);
-        while (key_follows(parser)) TRY(attribute(parser, instr.op, attrs));
-        instr.attrs = attrs;
+        while (key_follows(parser)) TRY(attribute(parser, instruction.op, attrs));
+        instruction.attrs = attrs;
     }
-    if (mth__read_word(&parser->in, "work")) TRY(mth__parse_value(parser, true, &instr.scratch));
-    TRY(label(parser, &instr.label));
-    instr.in = NEW_ARRAY(parser->in.arena, int, instr.nin + instr.nout);
-    instr.out = instr.in + instr.nin;
-    memcpy(instr.in, in, (size_t)instr.nin * sizeof *in);
-    memcpy(instr.out, out, (size_t)instr.nout * sizeof *out);
-    PUSH(parser->in.arena, parser->role->instr, instr);
+    if (mth__read_word(&parser->in, "work")) TRY(mth__parse_value(parser, true, &instruction.scratch));
+    TRY(label(parser, &instruction.label));
+    instruction.in = NEW_ARRAY(parser->in.arena, int, instruction.nin + instruction.nout);
+    instruction.out = instruction.in + instruction.nin;
+    memcpy(instruction.in, in, (size_t)instruction.nin * sizeof *in);
+    memcpy(instruction.out, out, (size_t)instruction.nout * sizeof *out);
+    PUSH(parser->in.arena, parser->role->instr, instruction);
     return NULL;
 }

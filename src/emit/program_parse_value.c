@@ -98,11 +98,11 @@ mth_status mth__parse_number(mth__plan_parser *parser, const char *what, size_t 
 }
 
 /* ---------------------------------------------------------------- roles: values */
-static mth_status declare(mth__plan_parser *parser, const char *name, mth__program_value record, int *out) {
+static mth_status declare(mth__plan_parser *parser, const char *name, mth__program_value value, int *out) {
     *out = (int)parser->role->value.n;
     if (mth__names_add(parser->in.arena, &parser->names, name) != *out)
         return mth__read_fail(&parser->in, F("%s is written a second time", name));
-    PUSH(parser->in.arena, parser->role->value, record);
+    PUSH(parser->in.arena, parser->role->value, value);
     return NULL;
 }
 

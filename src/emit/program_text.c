@@ -234,57 +234,57 @@ static void add_attrs(mth__text *text, const mth__op *op, const mth__attrs *give
 }
 
 static void add_instr(printer *writer, const mth__role *role, int index) {
-    const mth__instr *instr = &role->instr.at[index];
+    const mth__instr *instruction = &role->instr.at[index];
     mth__text *text = writer->text;
     mth__text_add(text, "  %d  ", index);
-    for (int j = 0; j < instr->nout; j++) {
+    for (int j = 0; j < instruction->nout; j++) {
         if (j) mth__text_add(text, ", ");
-        add_value(writer, role, instr->out[j]);
+        add_value(writer, role, instruction->out[j]);
     }
-    if (instr->nout) mth__text_add(text, " = ");
-    const mth__channel *channel = instr->channel < 0 ? NULL : &writer->program->channel.at[instr->channel];
-    if (mth__is_started(instr)) mth__text_add(text, "start ");
-    if (mth__is_started(instr) && instr->stream != mth__usual_stream(instr->kind))
-        mth__text_add(text, "on %d ", instr->stream);
-    switch (instr->kind) {
-    case MTH__COMPUTE: mth__text_add(text, "%s", instr->op->name); break;
+    if (instruction->nout) mth__text_add(text, " = ");
+    const mth__channel *channel = instruction->channel < 0 ? NULL : &writer->program->channel.at[instruction->channel];
+    if (mth__is_started(instruction)) mth__text_add(text, "start ");
+    if (mth__is_started(instruction) && instruction->stream != mth__usual_stream(instruction->kind))
+        mth__text_add(text, "on %d ", instruction->stream);
+    switch (instruction->kind) {
+    case MTH__COMPUTE: mth__text_add(text, "%s", instruction->op->name); break;
     case MTH__COLLECTIVE:
         mth__text_add(text, "%s %s c%d", mth__channel_names[channel->kind], mth__algorithm_names[channel->algorithm],
-            instr->channel);
+            instruction->channel);
         break;
-    case MTH__SEND: mth__text_add(text, "send c%d", instr->channel); break;
-    case MTH__RECV: mth__text_add(text, "recv c%d", instr->channel); break;
-    case MTH__COPY: mth__text_add(text, "%s", mth__copy_words[mth__space_of(role, instr->out[0])]); break;
+    case MTH__SEND: mth__text_add(text, "send c%d", instruction->channel); break;
+    case MTH__RECV: mth__text_add(text, "recv c%d", instruction->channel); break;
+    case MTH__COPY: mth__text_add(text, "%s", mth__copy_words[mth__space_of(role, instruction->out[0])]); break;
     case MTH__WAIT:
         if (channel)
-            mth__text_add(text, "wait c%d", instr->channel);
+            mth__text_add(text, "wait c%d", instruction->channel);
         else {
             mth__text_add(text, "wait for ");
-            add_name(text, role->value.at[instr->awaited].name);
+            add_name(text, role->value.at[instruction->awaited].name);
         }
         break;
     }
-    const int own = mth__row_operands(instr->op, instr->nin, instr->accumulates);
-    for (int j = 0; j < instr->nin; j++) {
+    const int own = mth__row_operands(instruction->op, instruction->nin, instruction->accumulates);
+    for (int j = 0; j < instruction->nin; j++) {
         mth__text_add(text, j == own ? " into " : j ? ", " : " ");
-        add_name(text, role->value.at[instr->in[j]].name);
+        add_name(text, role->value.at[instruction->in[j]].name);
     }
-    if (instr->kind == MTH__COMPUTE) add_attrs(text, instr->op, instr->attrs);
-    if (instr->scratch >= 0) {
+    if (instruction->kind == MTH__COMPUTE) add_attrs(text, instruction->op, instruction->attrs);
+    if (instruction->scratch >= 0) {
         mth__text_add(text, " work ");
-        add_value(writer, role, instr->scratch);
+        add_value(writer, role, instruction->scratch);
     }
-    if (instr->label.module) {
+    if (instruction->label.module) {
         mth__text_add(text, " @");
-        add_name(text, instr->label.module);
+        add_name(text, instruction->label.module);
     }
-    if (instr->label.region > 0) mth__text_add(text, " region %d", instr->label.region);
-    if (instr->label.stage >= 0) mth__text_add(text, " stage %d", instr->label.stage);
-    if (instr->label.microbatch >= 0) mth__text_add(text, " microbatch %d", instr->label.microbatch);
-    if (instr->label.phase) mth__text_add(text, " %s", mth__phase_words[instr->label.phase]);
-    if (instr->label.source) {
+    if (instruction->label.region > 0) mth__text_add(text, " region %d", instruction->label.region);
+    if (instruction->label.stage >= 0) mth__text_add(text, " stage %d", instruction->label.stage);
+    if (instruction->label.microbatch >= 0) mth__text_add(text, " microbatch %d", instruction->label.microbatch);
+    if (instruction->label.phase) mth__text_add(text, " %s", mth__phase_words[instruction->label.phase]);
+    if (instruction->label.source) {
         mth__text_add(text, " from ");
-        add_quoted(text, instr->label.source);
+        add_quoted(text, instruction->label.source);
     }
     mth__text_add(text, "\n");
 }

@@ -90,9 +90,10 @@ static mth_status check_exits(mth__verification *proof) {
     return NULL;
 }
 
-static bool writes_exit(const mth__role *role, const mth__instr *instr, int exit) {
-    for (int j = 0; j < instr->nout; j++)
-        if (role->value.at[instr->out[j]].storage == MTH__IN_EXIT && role->value.at[instr->out[j]].index == exit)
+static bool writes_exit(const mth__role *role, const mth__instr *instruction, int exit_number) {
+    for (int j = 0; j < instruction->nout; j++)
+        if (role->value.at[instruction->out[j]].storage == MTH__IN_EXIT &&
+            role->value.at[instruction->out[j]].index == exit_number)
             return true;
     return false;
 }
@@ -104,16 +105,16 @@ static mth_status check_left(mth__verification *proof) {
         if (proof->left[exit_number] == exit->sharding.on->count) continue;
         int d = mth__verify_lacking(proof, exit->sharding.on, writes_exit, (int)exit_number);
         if (d < 0) return INTERNAL("exit %zu: devices are counted wrongly", exit_number);
-        int role = proof->program->role_of[d];
-        if (role < 0)
+        int role_number = proof->program->role_of[d];
+        if (role_number < 0)
             return mth__error_operator(
                 FAIL(MTH_ERROR_VALUE,
                     F("exit %zu, %s: %d devices must write it, %lld do; device %d has no role", exit_number, exit->name,
                         exit->sharding.on->count, (long long)proof->left[exit_number], d),
                     F("give every device of its placement a role that writes it")),
                 exit->name);
-        proof->role = &proof->program->role.at[role];
-        proof->number = role;
+        proof->role = &proof->program->role.at[role_number];
+        proof->number = role_number;
         return mth__refuse(
             proof, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", exit_number, exit->name));
     }
@@ -168,12 +169,12 @@ static mth_status check_scalar(size_t i, const mth__entry *entry) {
 
 /* Refuses what would take too long to prove. */
 static mth_status check_template(
-    const mth__verification *proof, size_t channel, const mth__template *template, int64_t *steps) {
+    const mth__verification *proof, size_t channel_number, const mth__template *template, int64_t *steps) {
     const int64_t slots = (int64_t)template->n * template->chunks * (template->double_buffer ? 2 : 1);
     const int64_t bytes = mth__size_product(slots, ((int64_t)template->n + 63) / 64 * 8);
     *steps = mth__size_sum(*steps, mth__template_size(template));
     if (bytes <= MOST_SET_BYTES && *steps <= MOST_STEPS) return mth__template_verify(template);
-    const mth__channel *record = &proof->program->channel.at[channel];
+    const mth__channel *channel = &proof->program->channel.at[channel_number];
     return mth__error_operator(
         FAIL(MTH_ERROR_VALUE,
             bytes > MOST_SET_BYTES
@@ -183,7 +184,7 @@ static mth_status check_template(
                     "than %d steps together",
                       MOST_STEPS),
             F("use the direct algorithm, or groups of fewer devices or fewer different sizes")),
-        mth__format(proof->arena, "channel c%zu (%s)", channel, record->label));
+        mth__format(proof->arena, "channel c%zu (%s)", channel_number, channel->label));
 }
 
 static mth_status check_channels(const mth__verification *proof) {

@@ -149,10 +149,10 @@ mth__role_list *mth__emit_roles(mth__arena *scratch, const mth__graph *graph, mt
         if (!pass.placed[k]) continue;
         list[k].role = NEW_ARRAY(scratch, int, on->count < (int)program->role.n ? on->count : (int)program->role.n);
         for (int i = 0; i < on->count; i++) {
-            int role = program->role_of[on->device[i]];
-            if (taken[role] == (int)k + 1) continue;
-            taken[role] = (int)k + 1;
-            list[k].role[list[k].n++] = role;
+            int role_number = program->role_of[on->device[i]];
+            if (taken[role_number] == (int)k + 1) continue;
+            taken[role_number] = (int)k + 1;
+            list[k].role[list[k].n++] = role_number;
         }
         qsort(list[k].role, (size_t)list[k].n, sizeof *list[k].role, ascending);
     }

@@ -63,7 +63,7 @@ typedef struct {
     const mth__channel *channel;
     int rank; /* in from.on, of the device or as far along */
     int64_t start[MTH__RANK], step[MTH__RANK];
-    mth__shape want;
+    mth__shape part;
     int fixed[MTH__AXES]; /* coordinates of the owner so far; -1: any */
     mth__piece piece;
     mth__arena *arena;
@@ -80,13 +80,14 @@ static void visit(walk *state, int d) {
     }
     const mth__split *split = &channel->from.dim[d];
     const int64_t n = channel->shape.dim[d];
-    const mth__extent want = {state->start[d], state->want.dim[d], state->step[d]};
-    const int64_t last = want.start + (want.size - 1) * want.step;
-    for (int i = split->cyclic || split->naxes == 0 ? 0 : first_part(n, split, on, want.start), all = parts(split, on);
+    const mth__extent needed = {state->start[d], state->part.dim[d], state->step[d]};
+    const int64_t last = needed.start + (needed.size - 1) * needed.step;
+    for (int i = split->cyclic || split->naxes == 0 ? 0 : first_part(n, split, on, needed.start),
+             all = parts(split, on);
         i < all; i++) {
         mth__extent extent = part(n, split, on, i, state->fixed);
         if (extent.start > last && !split->cyclic) break;
-        extent = mth__extent_common(extent, want);
+        extent = mth__extent_common(extent, needed);
         if (extent.size == 0) continue;
         state->piece.start[d] = extent.start;
         state->piece.size[d] = extent.size;
@@ -100,8 +101,8 @@ int mth__transfer_pieces(mth__arena *arena, const mth__channel *channel, int to_
     walk state = {.channel = channel, .arena = arena, .fixed = {-1, -1, -1, -1}};
     int to = channel->to.on->rank_of[to_device], own = channel->from.on->rank_of[to_device];
     state.rank = own >= 0 ? own : to % channel->from.on->count;
-    state.want = mth__local_shape(channel->shape, &channel->to, to, state.start, state.step);
-    if (mth__shape_size(state.want) > 0) visit(&state, 0);
+    state.part = mth__local_shape(channel->shape, &channel->to, to, state.start, state.step);
+    if (mth__shape_size(state.part) > 0) visit(&state, 0);
     *out = state.pieces.at;
     return (int)state.pieces.n;
 }

@@ -58,16 +58,16 @@ typedef struct {
 
 /* verify_refusal.c. A refusal: role, instruction, operator, and the value (-1: none). Takes the text. instr -1: the
    role as a whole. */
-mth_status mth__refuse(const mth__verification *, int instr, int value, char *what);
+mth_status mth__refuse(const mth__verification *, int instruction_number, int number, char *what);
 /* takes the error */
-mth_status mth__refuse_for(const mth__verification *, int instr, int value, mth_status why);
+mth_status mth__refuse_for(const mth__verification *, int instruction_number, int number, mth_status why);
 static inline int mth__verify_base(const mth__role *role, int number) {
     return role->value.at[number].storage == MTH__IN_ALIAS ? role->value.at[number].index : number;
 }
 
 /* To be called before a loop over the role's devices that another line of the same text may cause again. Refuses where
  * it is too many. */
-mth_status mth__verify_look(mth__verification *, int value);
+mth_status mth__verify_look(mth__verification *, int number);
 /* The first device of the placement that has no role, or one with no instruction for which `does` holds; -1: none. */
 int mth__verify_lacking(
     mth__verification *, const mth__placement *, bool (*does)(const mth__role *, const mth__instr *, int), int subject);
@@ -78,12 +78,12 @@ bool mth__verify_same_cut(const mth__placement *, const mth__cut *, const mth__c
 /* verify_order.c: what is read has been written, what is started is waited for; rows and parts in channels with it */
 mth_status mth__verify_order(mth__verification *);
 /* verify_rows.c: a COMPUTE: shapes, splits, partial sums; of a global program shapes, and layouts on the whole mesh */
-mth_status mth__verify_row(mth__verification *, int instr);
-mth_status mth__verify_layouts(mth__verification *, int instr);
+mth_status mth__verify_row(mth__verification *, int instruction_number);
+mth_status mth__verify_layouts(mth__verification *, int instruction_number);
 /* verify_bytes.c: no two live values share a byte */
 mth_status mth__verify_bytes(mth__verification *);
 /* verify_channels.c: one role's part in a channel */
-mth_status mth__verify_part(mth__verification *, int instr);
+mth_status mth__verify_part(mth__verification *, int instruction_number);
 /* verify_channels.c: everyone takes part; nobody waits for ever */
 mth_status mth__verify_channels(mth__verification *);
 #endif

@@ -23,16 +23,16 @@ static void touch(sweep *pass, int base, int at) {
 static void find_ends(sweep *pass) {
     const mth__role *role = pass->proof->role;
     for (int i = 0; i < (int)role->instr.n; i++) {
-        const mth__instr *instr = &role->instr.at[i];
+        const mth__instr *instruction = &role->instr.at[i];
         int released = pass->proof->released[i];
-        for (int j = 0; j < instr->nin; j++) {
-            int base = mth__verify_base(role, instr->in[j]);
+        for (int j = 0; j < instruction->nin; j++) {
+            int base = mth__verify_base(role, instruction->in[j]);
             touch(pass, base, released);
             pass->reads[base] = i;
-            pass->held[base] += mth__is_started(instr) || instr->kind == MTH__SEND;
+            pass->held[base] += mth__is_started(instruction) || instruction->kind == MTH__SEND;
         }
-        for (int j = 0; j < instr->nout; j++) touch(pass, instr->out[j], released);
-        if (instr->scratch >= 0) touch(pass, instr->scratch, released);
+        for (int j = 0; j < instruction->nout; j++) touch(pass, instruction->out[j], released);
+        if (instruction->scratch >= 0) touch(pass, instruction->scratch, released);
     }
     for (int number = (int)role->value.n - 1; number >= 0; number--) {
         if (pass->last[number] < 0) continue;
@@ -58,32 +58,34 @@ static bool coincide(const sweep *pass, const mth__program_value *a, int out, co
 }
 
 /* The operand that result `out` of instruction i is added to, or -1. */
-static int sum_below(const mth__instr *instr, int out) {
-    for (int j = 0; instr->accumulates && j < instr->nout; j++)
-        if (instr->out[j] == out) return mth__accumulator(instr->op, instr->nin, j);
+static int sum_below(const mth__instr *instruction, int out) {
+    for (int j = 0; instruction->accumulates && j < instruction->nout; j++)
+        if (instruction->out[j] == out) return mth__accumulator(instruction->op, instruction->nin, j);
     return -1;
 }
 
 /* May result `out` of instruction i lie where `old` lies, which still lives? */
 static bool in_place(const sweep *pass, int i, int out, int old) {
     const mth__role *role = pass->proof->role;
-    const mth__instr *instr = &role->instr.at[i];
+    const mth__instr *instruction = &role->instr.at[i];
     const mth__program_value *a = &role->value.at[out], *b = &role->value.at[old];
-    int sum = sum_below(instr, out);
+    int sum = sum_below(instruction, out);
     if (!coincide(pass, a, out, b, old) || a->bytes != b->bytes || a->dtype != b->dtype) return false;
     if (b->storage == MTH__IN_EXIT && a->storage != MTH__IN_EXIT) return false; /* it leaves */
-    if (out == instr->scratch) return false;
-    if (instr->kind == MTH__COMPUTE && sum < 0 && !(instr->op->flags & MTH__ELEMENTWISE)) return false;
-    if (instr->kind != MTH__COMPUTE &&
-        !(instr->kind == MTH__COLLECTIVE && pass->proof->program->channel.at[instr->channel].kind == MTH__ALL_REDUCE))
+    if (out == instruction->scratch) return false;
+    if (instruction->kind == MTH__COMPUTE && sum < 0 && !(instruction->op->flags & MTH__ELEMENTWISE)) return false;
+    if (instruction->kind != MTH__COMPUTE &&
+        !(instruction->kind == MTH__COLLECTIVE &&
+            pass->proof->program->channel.at[instruction->channel].kind == MTH__ALL_REDUCE))
         return false;
     if (pass->reads[old] != i || pass->last[old] != pass->proof->released[i] ||
-        (mth__is_started(instr) && pass->held[old] != 1))
+        (mth__is_started(instruction) && pass->held[old] != 1))
         return false;
     bool operand = false;
-    for (int j = 0; j < instr->nin; j++) {
-        if (mth__verify_base(role, instr->in[j]) != old) continue;
-        if (role->value.at[instr->in[j]].bytes != b->bytes || role->value.at[instr->in[j]].dtype != a->dtype)
+    for (int j = 0; j < instruction->nin; j++) {
+        if (mth__verify_base(role, instruction->in[j]) != old) continue;
+        if (role->value.at[instruction->in[j]].bytes != b->bytes ||
+            role->value.at[instruction->in[j]].dtype != a->dtype)
             return false;
         if (sum >= 0 && j != sum) return false; /* its row reads them while it adds */
         operand = true;
@@ -114,8 +116,8 @@ static mth_status overlap(const sweep *pass, int i, int out, int old) {
 /* Nobody reads the entry, in whose bytes its successor is written from here on, any more. */
 static mth_status begin_successor(const sweep *pass, int i, int out) {
     const mth__role *role = pass->proof->role;
-    const int exit = role->value.at[out].index;
-    for (int old = pass->proof->exit_entry[exit] - 1; old >= 0; old = pass->proof->entry_next[old] - 1) {
+    const int exit_number = role->value.at[out].index;
+    for (int old = pass->proof->exit_entry[exit_number] - 1; old >= 0; old = pass->proof->entry_next[old] - 1) {
         if (pass->last[old] < i || in_place(pass, i, out, old)) continue;
         return mth__refuse(pass->proof, i, out,
             F("%s is the successor of entry %d, %s, and is written while that is still read, until instruction %d",

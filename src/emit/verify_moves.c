@@ -138,9 +138,9 @@ static mth_status check_kind(mth__verification *proof, const mth__channel *chann
     for (size_t role_number = 0; role_number < program->role.n; role_number++) seen[role_number] = false;
     const int64_t moves = direct_moves(channel);
     for (int i = 0; i < on->count && proof->moves + moves <= MTH__MOST_MOVE_LOOKS; i++) {
-        const int role = program->role_of[on->device[i]];
-        if (role < 0 || seen[role]) continue;
-        seen[role] = true;
+        const int reader = program->role_of[on->device[i]];
+        if (reader < 0 || seen[reader]) continue;
+        seen[reader] = true;
         mth__channel_part part;
         TRY(mth__channel_moves(arena, &templates, channel, on->device[i], &part));
         TRY(mth__verify_device_moves(channel, on->device[i], &part));

@@ -1,14 +1,15 @@
 /* How the verifier refuses: by role, instruction and value; and devices that are looked at one by one. */
 #include "emit/verify.h"
 
-static const char *operator_name(const mth__verification *proof, const mth__instr *instr) {
+static const char *operator_name(const mth__verification *proof, const mth__instr *instruction) {
     static const char *const names[] = {
         [MTH__SEND] = "send", [MTH__RECV] = "recv", [MTH__COPY] = "copy", [MTH__WAIT] = "wait"};
-    if (instr->kind == MTH__COMPUTE) return instr->op ? instr->op->name : "no operator";
-    if (instr->kind == MTH__COPY && instr->nout == 1)
-        return mth__space_of(proof->role, instr->out[0]) ? "offload" : "reload";
-    return instr->kind == MTH__COLLECTIVE ? mth__channel_names[proof->program->channel.at[instr->channel].kind]
-                                          : names[instr->kind];
+    if (instruction->kind == MTH__COMPUTE) return instruction->op ? instruction->op->name : "no operator";
+    if (instruction->kind == MTH__COPY && instruction->nout == 1)
+        return mth__space_of(proof->role, instruction->out[0]) ? "offload" : "reload";
+    return instruction->kind == MTH__COLLECTIVE
+        ? mth__channel_names[proof->program->channel.at[instruction->channel].kind]
+        : names[instruction->kind];
 }
 
 static char *value_text(const mth__program_value *value) {
@@ -20,8 +21,8 @@ static char *value_text(const mth__program_value *value) {
         "%s: %s %s of %s, %s", value->name ? value->name : "?", mth_dtype_name(value->dtype), local, global, where);
 }
 
-mth_status mth__refuse(const mth__verification *proof, int instr, int value, char *what) {
-    const mth__instr *instruction = instr >= 0 ? &proof->role->instr.at[instr] : NULL;
+mth_status mth__refuse(const mth__verification *proof, int instruction_number, int number, char *what) {
+    const mth__instr *instruction = instruction_number >= 0 ? &proof->role->instr.at[instruction_number] : NULL;
     char *fix = F("make the plan anew; if mithril made it as it is, this is a defect of mithril: please report it with "
                   "this text");
     mth_status status;
@@ -31,23 +32,24 @@ mth_status mth__refuse(const mth__verification *proof, int instr, int value, cha
             fix);
     } else if (instruction->channel < 0) {
         status = FAIL(MTH_ERROR_VALUE,
-            F("role %d (from device %d), instruction %d, %s%s: %s", proof->number, proof->role->device[0], instr,
-                mth__is_started(instruction) ? "start " : "", operator_name(proof, instruction), what),
+            F("role %d (from device %d), instruction %d, %s%s: %s", proof->number, proof->role->device[0],
+                instruction_number, mth__is_started(instruction) ? "start " : "", operator_name(proof, instruction),
+                what),
             fix);
     } else {
         status = FAIL(MTH_ERROR_VALUE,
             F("role %d (from device %d), instruction %d, %s%s c%d (%s): %s", proof->number, proof->role->device[0],
-                instr, mth__is_started(instruction) ? "start " : "", operator_name(proof, instruction),
+                instruction_number, mth__is_started(instruction) ? "start " : "", operator_name(proof, instruction),
                 instruction->channel, proof->program->channel.at[instruction->channel].label, what),
             fix);
     }
     mth__free(what);
     if (instruction && instruction->label.module) status = mth__error_operator(status, instruction->label.module);
-    return value >= 0 ? mth__error_tensor(status, value_text(&proof->role->value.at[value])) : status;
+    return number >= 0 ? mth__error_tensor(status, value_text(&proof->role->value.at[number])) : status;
 }
 
-mth_status mth__refuse_for(const mth__verification *proof, int instr, int value, mth_status why) {
-    mth_status status = mth__refuse(proof, instr, value, F("%s", mth_error_get_what(why)));
+mth_status mth__refuse_for(const mth__verification *proof, int instruction_number, int number, mth_status why) {
+    mth_status status = mth__refuse(proof, instruction_number, number, F("%s", mth_error_get_what(why)));
     mth_error_free(why);
     return status;
 }
@@ -58,24 +60,24 @@ int mth__verify_lacking(mth__verification *proof, const mth__placement *on,
     uint8_t *known =
         NEW_ARRAY(proof->arena, uint8_t, proof->program->role.n); /* a role that has none ends the search */
     for (int i = 0; i < on->count; i++) {
-        int role = proof->program->role_of[on->device[i]];
-        const mth__role *record = role < 0 ? NULL : &proof->program->role.at[role];
-        for (size_t k = 0; record && k < record->instr.n && known[role] == UNKNOWN; k++)
-            if (does(record, &record->instr.at[k], subject)) known[role] = DOES;
-        if (!record || known[role] == UNKNOWN) return on->device[i];
+        int role_number = proof->program->role_of[on->device[i]];
+        const mth__role *role = role_number < 0 ? NULL : &proof->program->role.at[role_number];
+        for (size_t k = 0; role && k < role->instr.n && known[role_number] == UNKNOWN; k++)
+            if (does(role, &role->instr.at[k], subject)) known[role_number] = DOES;
+        if (!role || known[role_number] == UNKNOWN) return on->device[i];
     }
     return -1;
 }
 
-mth_status mth__verify_look(mth__verification *proof, int value) {
+mth_status mth__verify_look(mth__verification *proof, int number) {
     proof->looks += proof->role->ndevice;
     if (proof->looks <= MTH__MOST_LOOKS) return NULL;
-    const mth__program_value *record = &proof->role->value.at[value];
+    const mth__program_value *value = &proof->role->value.at[number];
     mth_status status = FAIL(MTH_ERROR_VALUE,
         F("role %d, %s: the plan has more kinds of parts that differ from device to device than are verified: these "
           "would "
           "be more than %d looks at single devices",
-            proof->number, record->name, MTH__MOST_LOOKS),
+            proof->number, value->name, MTH__MOST_LOOKS),
         F("use sizes that the axes of the mesh divide, or a smaller mesh"));
-    return mth__error_tensor(status, value_text(record));
+    return mth__error_tensor(status, value_text(value));
 }

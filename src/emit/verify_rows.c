@@ -17,18 +17,18 @@ typedef struct {
 } row;
 
 /* The node that this instruction would be in a graph, with results yet to be inferred. */
-static mth__node *node_of(mth__verification *proof, const mth__instr *instr) {
+static mth__node *node_of(mth__verification *proof, const mth__instr *instruction) {
     mth__node *node = &proof->node;
-    node->out = node->in + instr->nin;
-    node->op = instr->op;
-    node->attrs = *instr->attrs;
-    node->nin = instr->nin;
-    node->nout = instr->nout;
-    node->accumulates = instr->accumulates;
-    node->label = instr->label;
-    for (int j = 0; j < instr->nin + instr->nout; j++) {
+    node->out = node->in + instruction->nin;
+    node->op = instruction->op;
+    node->attrs = *instruction->attrs;
+    node->nin = instruction->nin;
+    node->nout = instruction->nout;
+    node->accumulates = instruction->accumulates;
+    node->label = instruction->label;
+    for (int j = 0; j < instruction->nin + instruction->nout; j++) {
         const mth__program_value *value =
-            &proof->role->value.at[j < instr->nin ? instr->in[j] : instr->out[j - instr->nin]];
+            &proof->role->value.at[j < instruction->nin ? instruction->in[j] : instruction->out[j - instruction->nin]];
         node->in[j] = &proof->value[j];
         proof->value[j] = (mth__value){.id = j,
             .name = value->name,
@@ -36,7 +36,7 @@ static mth__node *node_of(mth__verification *proof, const mth__instr *instr) {
             .shape = value->shape,
             .sharding = value->sharding,
             .node = node,
-            .index = j - instr->nin};
+            .index = j - instruction->nin};
     }
     return node;
 }
@@ -65,40 +65,40 @@ static mth_status check_cut(row *pass, int factor, int32_t unit, int d, int numb
 }
 
 static mth_status check_cuts(row *pass) {
-    const mth__instr *instr = pass->instruction;
-    for (int j = 0; j < instr->nin; j++)
-        for (int d = 0; d < pass->proof->role->value.at[instr->in[j]].shape.rank; d++)
-            TRY(check_cut(pass, pass->rule.in[j][d], pass->rule.in_unit[j][d], d, instr->in[j]));
-    for (int j = 0; j < instr->nout; j++)
-        for (int d = 0; d < pass->proof->role->value.at[instr->out[j]].shape.rank; d++)
-            TRY(check_cut(pass, pass->rule.out[j][d], pass->rule.out_unit[j][d], d, instr->out[j]));
+    const mth__instr *instruction = pass->instruction;
+    for (int j = 0; j < instruction->nin; j++)
+        for (int d = 0; d < pass->proof->role->value.at[instruction->in[j]].shape.rank; d++)
+            TRY(check_cut(pass, pass->rule.in[j][d], pass->rule.in_unit[j][d], d, instruction->in[j]));
+    for (int j = 0; j < instruction->nout; j++)
+        for (int d = 0; d < pass->proof->role->value.at[instruction->out[j]].shape.rank; d++)
+            TRY(check_cut(pass, pass->rule.out[j][d], pass->rule.out_unit[j][d], d, instruction->out[j]));
     return NULL;
 }
 
 /* The axes over which the operands are partial, where the row lets that pass. */
 static mth_status incoming(const row *pass, unsigned *axes) {
-    const mth__instr *instr = pass->instruction;
-    const mth__op *op = instr->op;
+    const mth__instr *instruction = pass->instruction;
+    const mth__op *op = instruction->op;
     int first = -1; /* of the operands of a JOINT row */
     *axes = 0;
-    for (int j = 0; j < mth__row_operands(op, instr->nin, instr->accumulates); j++) {
-        const mth__program_value *value = &pass->proof->role->value.at[instr->in[j]];
+    for (int j = 0; j < mth__row_operands(op, instruction->nin, instruction->accumulates); j++) {
+        const mth__program_value *value = &pass->proof->role->value.at[instruction->in[j]];
         bool linear = op->linear != MTH__LINEAR_NONE && op->linear_args >> j & 1;
         if (op->linear == MTH__LINEAR_JOINT && linear) {
-            if (first < 0) first = instr->in[j];
+            if (first < 0) first = instruction->in[j];
             if (value->sharding.partial != pass->proof->role->value.at[first].sharding.partial)
-                return mth__refuse(pass->proof, pass->i, instr->in[j],
+                return mth__refuse(pass->proof, pass->i, instruction->in[j],
                     F("%s and the other operands are partial sums over different axes", value->name));
         } else if (value->sharding.partial && !linear) {
             return mth__refuse(
-                pass->proof, pass->i, instr->in[j], F("uses %s, a partial sum, as a value", value->name));
+                pass->proof, pass->i, instruction->in[j], F("uses %s, a partial sum, as a value", value->name));
         } else if (*axes & value->sharding.partial) {
-            return mth__refuse(pass->proof, pass->i, instr->in[j],
+            return mth__refuse(pass->proof, pass->i, instruction->in[j],
                 F("multiplies %s with another partial sum over the same axis", value->name));
         }
         if (value->sharding.partial && value->sharding.reduce != MTH__REDUCE_SUM)
             return mth__refuse(
-                pass->proof, pass->i, instr->in[j], F("uses %s, a partial maximum, as a value", value->name));
+                pass->proof, pass->i, instruction->in[j], F("uses %s, a partial maximum, as a value", value->name));
         *axes |= value->sharding.partial;
     }
     return NULL;
@@ -111,15 +111,15 @@ static unsigned axes_of(const mth__split *split) {
 }
 
 static mth_status check_partial(const row *pass) {
-    const mth__instr *instr = pass->instruction;
+    const mth__instr *instruction = pass->instruction;
     unsigned in, split = 0;
     TRY(incoming(pass, &in));
     for (int factor = 0; factor < pass->rule.n; factor++) split |= axes_of(&pass->cut[factor].as.split);
     if (in & split)
-        return mth__refuse(pass->proof, pass->i, instr->in[0],
+        return mth__refuse(pass->proof, pass->i, instruction->in[0],
             F("an axis splits a dimension, and an operand is a partial sum over it"));
-    for (int j = 0; j < instr->nout; j++) {
-        const mth__program_value *value = &pass->proof->role->value.at[instr->out[j]];
+    for (int j = 0; j < instruction->nout; j++) {
+        const mth__program_value *value = &pass->proof->role->value.at[instruction->out[j]];
         unsigned sum = in, max = 0, has = 0;
         for (int d = 0; d < value->shape.rank; d++)
             if (pass->rule.out[j][d] >= 0) has |= 1u << pass->rule.out[j][d];
@@ -127,16 +127,16 @@ static mth_status check_partial(const row *pass) {
             if (has >> factor & 1) continue;
             unsigned axes = axes_of(&pass->cut[factor].as.split);
             if (axes && pass->rule.factor[factor].kind == MTH__PASS)
-                return mth__refuse(pass->proof, pass->i, instr->out[j],
+                return mth__refuse(pass->proof, pass->i, instruction->out[j],
                     F("%s lacks a dimension over which its operands are split", value->name));
             *(pass->rule.factor[factor].kind == MTH__MAX ? &max : &sum) |= axes;
         }
         if (sum && max)
-            return mth__refuse(pass->proof, pass->i, instr->out[j],
+            return mth__refuse(pass->proof, pass->i, instruction->out[j],
                 F("%s would be both a partial sum and a partial maximum", value->name));
         if (value->sharding.partial != (sum | max) ||
             (value->sharding.partial && value->sharding.reduce != (max ? MTH__REDUCE_MAX : MTH__REDUCE_SUM)))
-            return mth__refuse(pass->proof, pass->i, instr->out[j],
+            return mth__refuse(pass->proof, pass->i, instruction->out[j],
                 F("%s is said to be %s, and is %s", value->name,
                     value->sharding.partial ? "a partial sum over some axes" : "whole",
                     sum | max ? "a partial sum over others" : "no partial sum"));
@@ -146,15 +146,15 @@ static mth_status check_partial(const row *pass) {
 
 /* What is added to a partial sum is one over the same axes. */
 static mth_status check_accumulators(const row *pass) {
-    const mth__instr *instr = pass->instruction;
-    for (int j = 0; instr->accumulates && j < instr->nout; j++) {
-        const int sum = mth__accumulator(instr->op, instr->nin, j);
+    const mth__instr *instruction = pass->instruction;
+    for (int j = 0; instruction->accumulates && j < instruction->nout; j++) {
+        const int sum = mth__accumulator(instruction->op, instruction->nin, j);
         if (sum < 0) continue;
-        const mth__program_value *from = &pass->proof->role->value.at[instr->in[sum]],
-                                 *to = &pass->proof->role->value.at[instr->out[j]];
+        const mth__program_value *from = &pass->proof->role->value.at[instruction->in[sum]],
+                                 *to = &pass->proof->role->value.at[instruction->out[j]];
         bool same = from->sharding.partial == to->sharding.partial && from->sharding.reduce == to->sharding.reduce;
         if (same || (!from->sharding.partial && !to->sharding.partial)) continue;
-        return mth__refuse(pass->proof, pass->i, instr->in[sum],
+        return mth__refuse(pass->proof, pass->i, instruction->in[sum],
             F("adds to %s, which is a partial sum over other axes than %s", from->name, to->name));
     }
     return NULL;
@@ -203,16 +203,17 @@ static mth_status find_unkept(mth__verification *proof, int in, int number, int 
 
 /* keep: each device's part of the result lies in its part of the operand. */
 static mth_status check_keep(mth__verification *proof, int i) {
-    const mth__instr *instr = &proof->role->instr.at[i];
-    const mth__program_value *in = &proof->role->value.at[instr->in[0]], *out = &proof->role->value.at[instr->out[0]];
+    const mth__instr *instruction = &proof->role->instr.at[i];
+    const mth__program_value *in = &proof->role->value.at[instruction->in[0]],
+                             *out = &proof->role->value.at[instruction->out[0]];
     const mth__sharding *a = &in->sharding, *b = &out->sharding;
     if (a->partial != b->partial || (a->partial && (a->on != b->on || a->reduce != b->reduce)))
-        return mth__refuse(proof, i, instr->out[0], F("keeps a part of another partial sum"));
+        return mth__refuse(proof, i, instruction->out[0], F("keeps a part of another partial sum"));
     for (int d = 0; d < in->shape.rank; d++) {
         int device;
-        TRY(find_unkept(proof, instr->in[0], instr->out[0], d, &device));
+        TRY(find_unkept(proof, instruction->in[0], instruction->out[0], d, &device));
         if (device >= 0)
-            return mth__refuse(proof, i, instr->out[0],
+            return mth__refuse(proof, i, instruction->out[0],
                 F("device %d does not hold in %s all that it keeps as %s", device, in->name, out->name));
     }
     return NULL;
@@ -220,20 +221,20 @@ static mth_status check_keep(mth__verification *proof, int i) {
 
 /* The results are what the row infers. *out: the node that the instruction would be. */
 static mth_status check_shapes(mth__verification *proof, int i, mth__node **out) {
-    const mth__instr *instr = &proof->role->instr.at[i];
-    if (instr->op->flags & MTH__ALIAS)
+    const mth__instr *instruction = &proof->role->instr.at[i];
+    if (instruction->op->flags & MTH__ALIAS)
         return mth__refuse(proof, i, -1, F("moves nothing: it is a view, no instruction"));
-    if (instr->op->flags & MTH__COMM && instr->op->row != MTH__ROW_keep)
+    if (instruction->op->flags & MTH__COMM && instruction->op->row != MTH__ROW_keep)
         return mth__refuse(proof, i, -1, F("is communication, which needs a channel"));
-    mth__node *node = node_of(proof, instr);
+    mth__node *node = node_of(proof, instruction);
     mth_status bad = mth__op_infer(node);
-    if (bad) return mth__refuse_for(proof, i, instr->nin ? instr->in[0] : -1, bad);
-    for (int j = 0; j < instr->nout; j++) {
-        const mth__program_value *value = &proof->role->value.at[instr->out[j]];
+    if (bad) return mth__refuse_for(proof, i, instruction->nin ? instruction->in[0] : -1, bad);
+    for (int j = 0; j < instruction->nout; j++) {
+        const mth__program_value *value = &proof->role->value.at[instruction->out[j]];
         if (!mth__shape_equal(node->out[j]->shape, value->shape))
-            return mth__refuse(proof, i, instr->out[j], F("its result %s has another shape", value->name));
+            return mth__refuse(proof, i, instruction->out[j], F("its result %s has another shape", value->name));
         if (node->out[j]->dtype != value->dtype)
-            return mth__refuse(proof, i, instr->out[j],
+            return mth__refuse(proof, i, instruction->out[j],
                 F("its result %s is %s, and not %s", value->name, mth_dtype_name(value->dtype),
                     mth_dtype_name(node->out[j]->dtype)));
     }
@@ -242,12 +243,13 @@ static mth_status check_shapes(mth__verification *proof, int i, mth__node **out)
 }
 
 mth_status mth__verify_layouts(mth__verification *proof, int i) {
-    const mth__instr *instr = &proof->role->instr.at[i];
+    const mth__instr *instruction = &proof->role->instr.at[i];
     mth__node *node;
     TRY(check_shapes(proof, i, &node));
-    for (int j = 0; j < instr->nin + instr->nout; j++) {
-        const int number = j < instr->nin ? instr->in[j] : instr->out[j - instr->nin];
-        const mth__sharding *layout = instr->layouts ? &instr->layouts[j] : &proof->role->value.at[number].sharding;
+    for (int j = 0; j < instruction->nin + instruction->nout; j++) {
+        const int number = j < instruction->nin ? instruction->in[j] : instruction->out[j - instruction->nin];
+        const mth__sharding *layout =
+            instruction->layouts ? &instruction->layouts[j] : &proof->role->value.at[number].sharding;
         if (layout->on != proof->program->mesh->whole)
             return mth__refuse(
                 proof, i, number, F("%s is laid out on a part of the mesh", proof->role->value.at[number].name));
@@ -258,18 +260,20 @@ mth_status mth__verify_layouts(mth__verification *proof, int i) {
 }
 
 mth_status mth__verify_row(mth__verification *proof, int i) {
-    const mth__instr *instr = &proof->role->instr.at[i];
+    const mth__instr *instruction = &proof->role->instr.at[i];
     mth__node *node;
     TRY(check_shapes(proof, i, &node));
-    if (instr->op->row == MTH__ROW_keep) return check_keep(proof, i);
-    for (int j = 0; j < instr->nin; j++)
-        if (proof->role->value.at[instr->in[j]].sharding.on != proof->role->value.at[instr->out[0]].sharding.on)
-            return mth__refuse(proof, i, instr->in[j],
-                F("%s lies on another placement than the result", proof->role->value.at[instr->in[j]].name));
-    for (int j = 1; j < instr->nout; j++)
-        if (proof->role->value.at[instr->out[j]].sharding.on != proof->role->value.at[instr->out[0]].sharding.on)
-            return mth__refuse(proof, i, instr->out[j], F("its results lie on several placements"));
-    row pass = {.proof = proof, .i = i, .instruction = instr};
+    if (instruction->op->row == MTH__ROW_keep) return check_keep(proof, i);
+    for (int j = 0; j < instruction->nin; j++)
+        if (proof->role->value.at[instruction->in[j]].sharding.on !=
+            proof->role->value.at[instruction->out[0]].sharding.on)
+            return mth__refuse(proof, i, instruction->in[j],
+                F("%s lies on another placement than the result", proof->role->value.at[instruction->in[j]].name));
+    for (int j = 1; j < instruction->nout; j++)
+        if (proof->role->value.at[instruction->out[j]].sharding.on !=
+            proof->role->value.at[instruction->out[0]].sharding.on)
+            return mth__refuse(proof, i, instruction->out[j], F("its results lie on several placements"));
+    row pass = {.proof = proof, .i = i, .instruction = instruction};
     mth__op_rule(node, &pass.rule);
     TRY(check_cuts(&pass));
     TRY(check_partial(&pass));

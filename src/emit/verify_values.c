@@ -13,9 +13,9 @@ typedef struct {
 typedef struct {
     VEC(seen_split) split;
     mth__table table;
-} seen;
+} seen_splits;
 typedef struct {
-    const seen *seen;
+    const seen_splits *seen;
     const seen_split *split;
 } seen_key;
 
@@ -26,11 +26,11 @@ static bool is_seen(const void *key, int number) {
 }
 
 /* The number of what is known of such a split; as many as are known where it is the first. */
-static int number_of(mth__arena *arena, seen *shape, const seen_split *split) {
+static int number_of(mth__arena *arena, seen_splits *seen, const seen_split *split) {
     uint64_t hash = mth__hash_add(
         mth__hash_add(mth__hash_key(), (uint64_t)split->n), (uint64_t)split->on << 32 | (uint32_t)split->split->grain);
     for (int i = 0; i < split->split->naxes; i++) hash = mth__hash_add(hash, (uint64_t)split->split->axis[i]);
-    return mth__table_add(arena, &shape->table, hash, is_seen, &(seen_key){shape, split}, (int)shape->split.n);
+    return mth__table_add(arena, &seen->table, hash, is_seen, &(seen_key){seen, split}, (int)seen->split.n);
 }
 
 static int64_t size_on(
@@ -41,7 +41,7 @@ static int64_t size_on(
 }
 
 /* Local size of a dimension of n on all devices of the role, or -1 where they differ. */
-static mth_status size_of(mth__verification *proof, seen *shape, int value, int d, int64_t *out) {
+static mth_status size_of(mth__verification *proof, seen_splits *seen, int value, int d, int64_t *out) {
     const mth__sharding *sharding = &proof->role->value.at[value].sharding;
     const mth__split *split = &sharding->dim[d];
     const mth__placement *on = sharding->on;
@@ -58,15 +58,15 @@ static mth_status size_of(mth__verification *proof, seen *shape, int value, int 
         return NULL;
     }
     seen_split this = {n, 0, split, on->id};
-    const int number = number_of(proof->arena, shape, &this);
-    if (number == (int)shape->split.n) {
+    const int number = number_of(proof->arena, seen, &this);
+    if (number == (int)seen->split.n) {
         TRY(mth__verify_look(proof, value));
         this.size = size_on(proof, n, split, on, 0);
         for (int i = 1; i < proof->role->ndevice && this.size >= 0; i++)
             if (size_on(proof, n, split, on, i) != this.size) this.size = -1;
-        PUSH(proof->arena, shape->split, this);
+        PUSH(proof->arena, seen->split, this);
     }
-    *out = shape->split.at[number].size;
+    *out = seen->split.at[number].size;
     return NULL;
 }
 
@@ -260,7 +260,7 @@ static mth_status check_storage(mth__verification *proof, int number) {
 mth_status mth__verify_values(mth__verification *proof) {
     memset(proof->contained, 0, sizeof proof->contained); /* they hold for the devices of one role */
     memset(&proof->exits, 0, sizeof proof->exits);
-    seen shape = {0};
+    seen_splits seen = {0};
     for (int number = 0; number < (int)proof->role->value.n; number++) {
         const mth__program_value *value = &proof->role->value.at[number];
         if (value->storage == MTH__IN_EXIT && value->index >= 0 && (size_t)value->index < proof->program->exit.n)
@@ -277,7 +277,7 @@ mth_status mth__verify_values(mth__verification *proof) {
         bool fits = value->local.rank == value->shape.rank;
         for (int d = 0; d < value->shape.rank && fits; d++) {
             int64_t size;
-            TRY(size_of(proof, &shape, number, d, &size));
+            TRY(size_of(proof, &seen, number, d, &size));
             fits = value->local.dim[d] == size;
         }
         if (!fits)

@@ -12,12 +12,12 @@ typedef struct {
     int instr, next;
 } pending;
 
-static mth__instr wait_for(const mth__instr *instr) {
+static mth__instr wait_for(const mth__instr *instruction) {
     return (mth__instr){.kind = MTH__WAIT,
-        .channel = instr->channel,
-        .awaited = instr->channel < 0 ? instr->out[0] : -1,
+        .channel = instruction->channel,
+        .awaited = instruction->channel < 0 ? instruction->out[0] : -1,
         .scratch = -1,
-        .label = instr->label};
+        .label = instruction->label};
 }
 
 void mth__emit_waits(mth__program *program, mth__role *role) {
@@ -31,27 +31,29 @@ void mth__emit_waits(mth__program *program, mth__role *role) {
     memset(first, -1, values * sizeof *first);
     memset(last, -1, values * sizeof *last);
     for (int i = 0; i < n; i++) {
-        const mth__instr *instr = &role->instr.at[i];
-        for (int j = 0; j < instr->nin; j++) {
-            int number = mth__base_of(role, instr->in[j]);
+        const mth__instr *instruction = &role->instr.at[i];
+        for (int j = 0; j < instruction->nin; j++) {
+            int number = mth__base_of(role, instruction->in[j]);
             if (first[number] < 0) first[number] = i;
             last[number] = i;
         }
-        waits += instr->kind == MTH__SEND || mth__is_started(instr);
-        if (instr->kind == MTH__SEND) send[sends++] = i;
+        waits += instruction->kind == MTH__SEND || mth__is_started(instruction);
+        if (instruction->kind == MTH__SEND) send[sends++] = i;
     }
     /* lists of `wait`, 1-based: before instruction i */
     int *head = NEW_ARRAY(scratch, int, n + 1), *tail = NEW_ARRAY(scratch, int, n + 1);
     pending *wait = NEW_ARRAY(scratch, pending, waits + 1);
     for (int i = 0, stream = 0, next = 0; i < n; i++) {
-        const mth__instr *instr = &role->instr.at[i];
+        const mth__instr *instruction = &role->instr.at[i];
         int before = n;
-        if (mth__is_started(instr)) {
-            for (int j = 0; j < instr->nout; j++)
-                if (first[instr->out[j]] >= 0 && first[instr->out[j]] < before) before = first[instr->out[j]];
-        } else if (instr->kind == MTH__SEND) {
+        if (mth__is_started(instruction)) {
+            for (int j = 0; j < instruction->nout; j++)
+                if (first[instruction->out[j]] >= 0 && first[instruction->out[j]] < before)
+                    before = first[instruction->out[j]];
+        } else if (instruction->kind == MTH__SEND) {
             if (stream + OUTSTANDING < sends) before = send[stream + OUTSTANDING];
-            if (before <= last[mth__base_of(role, instr->in[0])]) before = last[mth__base_of(role, instr->in[0])] + 1;
+            if (before <= last[mth__base_of(role, instruction->in[0])])
+                before = last[mth__base_of(role, instruction->in[0])] + 1;
             stream++;
         } else {
             continue;

@@ -49,8 +49,8 @@ struct mth__walk {
     bool over;
 };
 
-static seat *seat_of(const mth__walk *walk, int channel, int device) {
-    return &walk->seat[(size_t)channel * (size_t)walk->program->mesh->count + (size_t)device];
+static seat *seat_of(const mth__walk *walk, int channel_number, int device) {
+    return &walk->seat[(size_t)channel_number * (size_t)walk->program->mesh->count + (size_t)device];
 }
 
 /* ---------------------------------------------------------------- loading */
@@ -58,9 +58,9 @@ static bool apart(const mth__channel *channel) {
     return channel->kind == MTH__TRANSFER && channel->from.on != channel->to.on;
 }
 
-static void find_circle(mth__arena *arena, mth__walk *walk, int channel, int device) {
-    const mth__channel *of = &walk->program->channel.at[channel];
-    if (seat_of(walk, channel, device)->circle) return;
+static void find_circle(mth__arena *arena, mth__walk *walk, int channel_number, int device) {
+    const mth__channel *of = &walk->program->channel.at[channel_number];
+    if (seat_of(walk, channel_number, device)->circle) return;
     circle *all = NEW(arena, circle);
     all->n = of->kind == MTH__TRANSFER ? of->from.on->count : mth__channel_size(of);
     all->member = NEW_ARRAY(arena, int32_t, all->n);
@@ -68,20 +68,20 @@ static void find_circle(mth__arena *arena, mth__walk *walk, int channel, int dev
         memcpy(all->member, of->from.on->device, (size_t)all->n * sizeof *all->member);
     else
         mth__channel_group(of, device, all->member);
-    for (int i = 0; i < all->n; i++) seat_of(walk, channel, all->member[i])->circle = all;
+    for (int i = 0; i < all->n; i++) seat_of(walk, channel_number, all->member[i])->circle = all;
 }
 
 static mth_status take_seat(
-    mth__arena *arena, mth__templates *templates, mth__walk *walk, int device, const mth__instr *instr) {
-    const mth__channel *channel = &walk->program->channel.at[instr->channel];
-    seat *place = seat_of(walk, instr->channel, device);
-    if (instr->nin) place->gives = instr;
-    if (instr->nout) place->takes = instr;
-    if (!apart(channel)) find_circle(arena, walk, instr->channel, device);
-    if (!apart(channel) || instr->nout) TRY(mth__channel_moves(arena, templates, channel, device, &place->part));
-    for (int i = 0; apart(channel) && i < place->part.count; i++)
-        if (place->part.move[i].peer != device && (i == 0 || place->part.move[i - 1].peer != place->part.move[i].peer))
-            seat_of(walk, instr->channel, place->part.move[i].peer)->readers++;
+    mth__arena *arena, mth__templates *templates, mth__walk *walk, int device, const mth__instr *instruction) {
+    const mth__channel *channel = &walk->program->channel.at[instruction->channel];
+    seat *own = seat_of(walk, instruction->channel, device);
+    if (instruction->nin) own->gives = instruction;
+    if (instruction->nout) own->takes = instruction;
+    if (!apart(channel)) find_circle(arena, walk, instruction->channel, device);
+    if (!apart(channel) || instruction->nout) TRY(mth__channel_moves(arena, templates, channel, device, &own->part));
+    for (int i = 0; apart(channel) && i < own->part.count; i++)
+        if (own->part.move[i].peer != device && (i == 0 || own->part.move[i - 1].peer != own->part.move[i].peer))
+            seat_of(walk, instruction->channel, own->part.move[i].peer)->readers++;
     return NULL;
 }
 
@@ -112,9 +112,9 @@ static mth_status place_role(
         state->finished = NEW_ARRAY(arena, bool, role->instr.n);
         int started[MTH__STREAMS] = {0};
         for (size_t i = 0; i < role->instr.n; i++) {
-            const mth__instr *instr = &role->instr.at[i];
-            started[instr->stream] += mth__is_started(instr);
-            if (mth__has_channel(instr)) TRY(take_seat(arena, templates, walk, state->device, instr));
+            const mth__instr *instruction = &role->instr.at[i];
+            started[instruction->stream] += mth__is_started(instruction);
+            if (mth__has_channel(instruction)) TRY(take_seat(arena, templates, walk, state->device, instruction));
         }
         for (int stream = 0; stream < MTH__STREAMS; stream++)
             state->stream[stream].instr = NEW_ARRAY(arena, int, started[stream]);
@@ -141,111 +141,113 @@ static mth_status settle(mth__walk *walk, int device) {
     return walk->calls->wait ? walk->calls->wait(walk->context, device) : NULL;
 }
 
-static int value_in(const seat *place, mth__move_memory memory) {
-    if (memory == MTH__MOVE_OPERAND) return place->gives->in[0];
-    return memory == MTH__MOVE_RESULT ? place->takes->out[0] : (place->takes ? place->takes : place->gives)->scratch;
+static int value_in(const seat *own, mth__move_memory memory) {
+    if (memory == MTH__MOVE_OPERAND) return own->gives->in[0];
+    return memory == MTH__MOVE_RESULT ? own->takes->out[0] : (own->takes ? own->takes : own->gives)->scratch;
 }
 
-static mth_status do_round(mth__walk *walk, int device, int channel, seat *place, int round) {
+static mth_status do_round(mth__walk *walk, int device, int channel_number, seat *own, int round) {
     const mth__control *control = walk->control;
-    for (int i = 0; i < place->part.count; i++) {
-        const mth__channel_move *move = &place->part.move[i];
+    for (int i = 0; i < own->part.count; i++) {
+        const mth__channel_move *move = &own->part.move[i];
         if (move->round != round) continue;
-        const mth__channel *of = &walk->program->channel.at[channel];
-        mth__walk_move transfer = {of, device, value_in(place, move->to), move->peer,
-            value_in(seat_of(walk, channel, move->peer), move->from), &move->copy};
+        const mth__channel *of = &walk->program->channel.at[channel_number];
+        mth__walk_move transfer = {of, device, value_in(own, move->to), move->peer,
+            value_in(seat_of(walk, channel_number, move->peer), move->from), &move->copy};
         if (control && control->crossing && move->peer != device)
             TRY(control->crossing(
                 control->crossing_context, of->label, move->peer, device, mth__channel_move_bytes(of, move)));
         TRY((move->reduce ? walk->calls->reduce : walk->calls->move)(walk->context, &transfer));
     }
     TRY(settle(walk, device));
-    atomic_store_explicit(&place->rounds, round + 1, memory_order_release);
+    atomic_store_explicit(&own->rounds, round + 1, memory_order_release);
     return NULL;
 }
 
 /* Everyone of the circle has come and done so many rounds. */
-static bool all_have(const mth__walk *walk, int channel, const circle *all, int rounds) {
+static bool all_have(const mth__walk *walk, int channel_number, const circle *all, int rounds) {
     for (int i = 0; i < all->n; i++) {
-        const seat *place = seat_of(walk, channel, all->member[i]);
-        if (!atomic_load_explicit(&place->came, memory_order_acquire) ||
-            atomic_load_explicit(&place->rounds, memory_order_acquire) < rounds)
+        const seat *own = seat_of(walk, channel_number, all->member[i]);
+        if (!atomic_load_explicit(&own->came, memory_order_acquire) ||
+            atomic_load_explicit(&own->rounds, memory_order_acquire) < rounds)
             return false;
     }
     return true;
 }
 
-static bool all_sent(const mth__walk *walk, int channel, const mth__channel_part *part) {
+static bool all_sent(const mth__walk *walk, int channel_number, const mth__channel_part *part) {
     for (int i = 0; i < part->count; i++)
-        if (!atomic_load_explicit(&seat_of(walk, channel, part->move[i].peer)->came, memory_order_acquire))
+        if (!atomic_load_explicit(&seat_of(walk, channel_number, part->move[i].peer)->came, memory_order_acquire))
             return false;
     return true;
 }
 
 /* A COLLECTIVE, or a START of one, as far as it gets. */
-static mth_status together(mth__walk *walk, int device, int channel, seat *place, bool *moved, bool *done) {
-    if (!atomic_load_explicit(&place->came, memory_order_relaxed)) {
+static mth_status together(mth__walk *walk, int device, int channel_number, seat *own, bool *moved, bool *done) {
+    if (!atomic_load_explicit(&own->came, memory_order_relaxed)) {
         TRY(settle(walk, device));
-        atomic_store_explicit(&place->came, 1, memory_order_release);
+        atomic_store_explicit(&own->came, 1, memory_order_release);
         *moved = true;
     }
-    for (int round = atomic_load_explicit(&place->rounds, memory_order_relaxed); round < place->part.rounds; round++) {
-        if (!all_have(walk, channel, place->circle, round)) return NULL;
-        TRY(do_round(walk, device, channel, place, round));
+    for (int round = atomic_load_explicit(&own->rounds, memory_order_relaxed); round < own->part.rounds; round++) {
+        if (!all_have(walk, channel_number, own->circle, round)) return NULL;
+        TRY(do_round(walk, device, channel_number, own, round));
         *moved = true;
     }
-    *done = all_have(walk, channel, place->circle, place->part.rounds); /* nobody reads its memory any more */
+    *done = all_have(walk, channel_number, own->circle, own->part.rounds); /* nobody reads its memory any more */
     return NULL;
 }
 
 /* A RECV, or a START of one. */
-static mth_status receive(mth__walk *walk, int device, int channel, seat *place, bool *done) {
-    if (!all_sent(walk, channel, &place->part)) return NULL;
-    TRY(do_round(walk, device, channel, place, 0));
-    for (int i = 0; i < place->part.count; i++) {
-        const int peer = place->part.move[i].peer;
-        if (peer != device && (i == 0 || place->part.move[i - 1].peer != peer))
-            atomic_fetch_add_explicit(&seat_of(walk, channel, peer)->taken, 1, memory_order_acq_rel);
+static mth_status receive(mth__walk *walk, int device, int channel_number, seat *own, bool *done) {
+    if (!all_sent(walk, channel_number, &own->part)) return NULL;
+    TRY(do_round(walk, device, channel_number, own, 0));
+    for (int i = 0; i < own->part.count; i++) {
+        const int peer = own->part.move[i].peer;
+        if (peer != device && (i == 0 || own->part.move[i - 1].peer != peer))
+            atomic_fetch_add_explicit(&seat_of(walk, channel_number, peer)->taken, 1, memory_order_acq_rel);
     }
     *done = true;
     return NULL;
 }
 
 /* ---------------------------------------------------------------- devices */
-static void record(const mth__walk *walk, int device, int stream, size_t instr, int64_t begin) {
+static void record(const mth__walk *walk, int device, int stream, size_t instruction_number, int64_t begin) {
     mth__recorder *recorder = mth__control_recorder(walk->control);
     if (recorder)
-        mth__record(
-            recorder, &(mth__recorded){device, stream, (int32_t)instr, (int32_t)instr, begin, mth__record_now()});
+        mth__record(recorder,
+            &(mth__recorded){
+                device, stream, (int32_t)instruction_number, (int32_t)instruction_number, begin, mth__record_now()});
 }
 static int64_t now(const mth__walk *walk) { return mth__control_recorder(walk->control) ? mth__record_now() : 0; }
 
 /* A part in a channel. */
 static mth_status take_part(mth__walk *walk, walker *state, size_t at, bool *moved, bool *done) {
-    const mth__instr *instr = &state->role->instr.at[at];
-    seat *place = seat_of(walk, instr->channel, state->device);
-    if (!place->begin) place->begin = now(walk);
-    if (place->circle)
-        TRY(together(walk, state->device, instr->channel, place, moved, done));
+    const mth__instr *instruction = &state->role->instr.at[at];
+    seat *own = seat_of(walk, instruction->channel, state->device);
+    if (!own->begin) own->begin = now(walk);
+    if (own->circle)
+        TRY(together(walk, state->device, instruction->channel, own, moved, done));
     else
-        TRY(receive(walk, state->device, instr->channel, place, done));
-    if (*done) record(walk, state->device, instr->stream, at, place->begin);
+        TRY(receive(walk, state->device, instruction->channel, own, done));
+    if (*done) record(walk, state->device, instruction->stream, at, own->begin);
     return NULL;
 }
 
 /* An instruction of any stream, as far as it gets. */
 static mth_status perform(mth__walk *walk, walker *state, size_t at, bool *moved, bool *done) {
-    const mth__instr *instr = &state->role->instr.at[at];
-    if (instr->kind == MTH__SEND) {
+    const mth__instr *instruction = &state->role->instr.at[at];
+    if (instruction->kind == MTH__SEND) {
         TRY(settle(walk, state->device));
-        atomic_store_explicit(&seat_of(walk, instr->channel, state->device)->came, 1, memory_order_release);
+        atomic_store_explicit(&seat_of(walk, instruction->channel, state->device)->came, 1, memory_order_release);
         *done = true;
         return NULL;
     }
-    if (mth__has_channel(instr)) return take_part(walk, state, at, moved, done);
+    if (mth__has_channel(instruction)) return take_part(walk, state, at, moved, done);
     const int64_t begin = now(walk);
-    TRY((instr->kind == MTH__COPY ? walk->calls->copy : walk->calls->compute)(walk->context, state->device, instr));
-    record(walk, state->device, instr->stream, at, begin);
+    TRY((instruction->kind == MTH__COPY ? walk->calls->copy : walk->calls->compute)(
+        walk->context, state->device, instruction));
+    record(walk, state->device, instruction->stream, at, begin);
     *done = true;
     return NULL;
 }
@@ -266,24 +268,24 @@ static mth_status advance_started(mth__walk *walk, walker *state, bool *moved) {
 /* Has what a WAIT waits for happened? */
 static bool is_over(const mth__walk *walk, const walker *state, size_t wait) {
     const int by = state->awaited[wait];
-    const mth__instr *instr = &state->role->instr.at[by];
-    if (instr->kind != MTH__SEND) return state->finished[by];
-    const seat *place = seat_of(walk, instr->channel, state->device);
-    return atomic_load_explicit(&place->taken, memory_order_acquire) == place->readers;
+    const mth__instr *instruction = &state->role->instr.at[by];
+    if (instruction->kind != MTH__SEND) return state->finished[by];
+    const seat *own = seat_of(walk, instruction->channel, state->device);
+    return atomic_load_explicit(&own->taken, memory_order_acquire) == own->readers;
 }
 
 static mth_status advance(mth__walk *walk, walker *state, bool *moved) {
     TRY(advance_started(walk, state, moved));
     for (; state->at < state->role->instr.n; state->at++, *moved = true) {
-        const mth__instr *instr = &state->role->instr.at[state->at];
+        const mth__instr *instruction = &state->role->instr.at[state->at];
         bool done = false;
         if (mth__stop_asked(mth__control_stop(walk->control))) return mth__interrupted();
-        if (mth__is_started(instr)) {
-            queue *waiting = &state->stream[instr->stream];
+        if (mth__is_started(instruction)) {
+            queue *waiting = &state->stream[instruction->stream];
             waiting->instr[waiting->end++] = (int)state->at;
             TRY(advance_started(walk, state, moved));
             done = true;
-        } else if (instr->kind == MTH__WAIT) {
+        } else if (instruction->kind == MTH__WAIT) {
             done = is_over(walk, state, state->at);
         } else {
             TRY(perform(walk, state, state->at, moved, &done));
@@ -303,9 +305,9 @@ static mth_status stuck(const mth__walk *walk) {
     for (int i = 0; i < walk->count; i++) {
         const walker *state = &walk->walker[i];
         if (state->at == state->role->instr.n) continue;
-        const int channel = state->role->instr.at[state->at].channel;
+        const int channel_number = state->role->instr.at[state->at].channel;
         return INTERNAL("device %d waits for ever at instruction %zu, %s", state->device, state->at,
-            channel < 0 ? "a copy" : walk->program->channel.at[channel].label);
+            channel_number < 0 ? "a copy" : walk->program->channel.at[channel_number].label);
     }
     return INTERNAL("a device waits for ever for what it has started");
 }
@@ -429,11 +431,11 @@ mth_status mth__walk_run(
     walk->context = context;
     walk->control = control;
     for (size_t i = 0; i < walk->program->channel.n * (size_t)walk->program->mesh->count; i++) {
-        seat *place = &walk->seat[i];
-        atomic_store_explicit(&place->came, 0, memory_order_relaxed);
-        atomic_store_explicit(&place->rounds, 0, memory_order_relaxed);
-        atomic_store_explicit(&place->taken, 0, memory_order_relaxed);
-        place->begin = 0;
+        seat *own = &walk->seat[i];
+        atomic_store_explicit(&own->came, 0, memory_order_relaxed);
+        atomic_store_explicit(&own->rounds, 0, memory_order_relaxed);
+        atomic_store_explicit(&own->taken, 0, memory_order_relaxed);
+        own->begin = 0;
     }
     for (int i = 0; i < walk->count; i++) {
         walker *state = &walk->walker[i];

@@ -106,9 +106,9 @@ static void add_channel_move(mth__communicating *work, const mth__channel_move *
     if (move->reduce) added->first = added->op;
 }
 /* Where the address of a value will lie. */
-static void **address_of(mth__communicating *work, int device, int value) {
+static void **address_of(mth__communicating *work, int device, int number) {
     void **slot = NEW(work->loader->arena, void *);
-    mth__load_bind(work->loader, device, value, 0, slot);
+    mth__load_bind(work->loader, device, number, 0, slot);
     return slot;
 }
 
@@ -352,22 +352,22 @@ static mth_status wait_readers(mth__communicating *work) {
     return NULL;
 }
 
-mth_status mth__communicate(mth__loader *loader, int instr) {
-    const mth__instr *instruction = &loader->role->instr.at[instr];
+mth_status mth__communicate(mth__loader *loader, int instruction_number) {
+    const mth__instr *instruction = &loader->role->instr.at[instruction_number];
     mth__communicating *work = loader->work;
     if (!work) {
         work = loader->work = NEW(loader->arena, mth__communicating);
         work->loader = loader;
     }
     work->channel_index = instruction->channel;
-    work->instr = instr;
+    work->instr = instruction_number;
     work->on = instruction->stream;
     work->channel = &loader->program->channel.at[instruction->channel];
     if (instruction->kind == MTH__RECV) return pull(work, instruction);
     if (work->channel->kind == MTH__TRANSFER) {
         TRY(pull(work, instruction));
         TRY(wait_readers(work));
-        mth__load_task(loader, work->on, MTH__TASK_SYNC, instr);
+        mth__load_task(loader, work->on, MTH__TASK_SYNC, instruction_number);
         return NULL;
     }
     TRY(find_group(work));

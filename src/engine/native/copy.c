@@ -2,8 +2,8 @@
  * from the operand to the result, in chunks that idle threads take. */
 #include "engine/native/native.h"
 
-void mth__load_copy(mth__loader *loader, int instr) {
-    const mth__instr *instruction = &loader->role->instr.at[instr];
+void mth__load_copy(mth__loader *loader, int instruction_number) {
+    const mth__instr *instruction = &loader->role->instr.at[instruction_number];
     const mth__program_value *from = &loader->role->value.at[instruction->in[0]];
     const int64_t elements = mth__shape_size(from->local);
     void **slot = NEW_ARRAY(loader->arena, void *, 2);
@@ -22,7 +22,7 @@ void mth__load_copy(mth__loader *loader, int instr) {
                 .src_stride = {1},
                 .src = &slot[0]}));
     *moves = mth__moves_plan(loader->arena, &list);
-    mth__task *task = mth__load_task(loader, instruction->stream, MTH__TASK_MOVES, instr);
+    mth__task *task = mth__load_task(loader, instruction->stream, MTH__TASK_MOVES, instruction_number);
     task->work.moves.all = moves;
     task->work.moves.dst = &slot[1];
     task->phases = 1;

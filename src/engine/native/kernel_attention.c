@@ -215,14 +215,14 @@ mth_status mth__prepare_attention_grad(mth__arena *arena, mth__call *call) {
     plan->items = plan->batches * plan->groups;
     plan->blocks = mth__ceil_div(plan->queries, QUERIES);
     const double pairs = (double)(plan->items * plan->heads) * (double)plan->queries * (double)plan->keys;
-    const int want = mth__chunks(
+    const int chunks_wanted = mth__chunks(
         pairs * ((double)(6 * plan->width + 4 * plan->value_width) / 70 + 0.5) * (call->attrs->causal ? 0.6 : 1),
         INT32_MAX);
     const int64_t most = mth__max64(1, mth__min64(8, mth__ceil_div(plan->keys, KEYS)));
-    plan->parts = plan->items >= mth__min64(want, 16) || !plan->items
+    plan->parts = plan->items >= mth__min64(chunks_wanted, 16) || !plan->items
         ? 1
-        : (int)mth__min64(most, mth__ceil_div(want, plan->items));
-    plan->part_chunks = (int)mth__max64(1, mth__min64(plan->items, want));
+        : (int)mth__min64(most, mth__ceil_div(chunks_wanted, plan->items));
+    plan->part_chunks = (int)mth__max64(1, mth__min64(plan->items, chunks_wanted));
     call->phases = 1;
     call->chunks[0] = plan->part_chunks * plan->parts;
     call->thread_scratch =

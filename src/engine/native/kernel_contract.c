@@ -203,8 +203,9 @@ static void plan_chunks(mth__call *call, contract_plan *plan) {
        among the devices that multiply at the same time; but none above 20 ms, which is how long an interrupt waits. */
     const double count = call->threads ? fmax(1, 8.0 * call->threads / call->peers) : 16;
     const double each = fmin(fmax(ns / count, 4e5), 2e7);
-    const int64_t want = mth__max64(1, (int64_t)(ns / each)),
-                  pieces = plan->batches >= want ? 1 : mth__ceil_div(want, mth__max64(plan->batches, 1));
+    const int64_t chunks_wanted = mth__max64(1, (int64_t)(ns / each)),
+                  pieces =
+                      plan->batches >= chunks_wanted ? 1 : mth__ceil_div(chunks_wanted, mth__max64(plan->batches, 1));
     int64_t best_m = 1, best_n = 1;
     double least = INFINITY;
     for (int64_t pm = 1; pm <= (plan->way != BY_BLAS && plan->m <= MTH__SMALL ? 1 : pieces); pm++) {
@@ -221,7 +222,7 @@ static void plan_chunks(mth__call *call, contract_plan *plan) {
     plan->block_n = mth__max64(64, mth__ceil_div(mth__ceil_div(plan->n, best_n), 64) * 64);
     plan->blocks_m = mth__max64(1, mth__ceil_div(plan->m, plan->block_m));
     plan->blocks_n = mth__max64(1, mth__ceil_div(plan->n, plan->block_n));
-    plan->batch_chunks = (int)mth__max64(1, mth__min64(plan->batches, pieces == 1 ? want : plan->batches));
+    plan->batch_chunks = (int)mth__max64(1, mth__min64(plan->batches, pieces == 1 ? chunks_wanted : plan->batches));
     plan->panel = plan->m == 1 || plan->n == 1 ? VECTOR_PANEL : MTH__PANEL;
     /* Of a vector BLAS adds term by term to what is there, and so rounds each at the size of the sum. */
     plan->in_panels = plan->k > plan->panel || (call->accumulates && (plan->m == 1 || plan->n == 1));

@@ -171,10 +171,10 @@ mth_status mth__prepare_rope(mth__arena *arena, mth__call *call) {
     plan->frequency = NEW_ARRAY(arena, double, plan->d / 2 + 1);
     for (int64_t j = 0; j < plan->d / 2; j++)
         plan->frequency[j] = pow(call->attrs->base, -2.0 * (double)j / (double)plan->d);
-    const int want = mth__chunks(
+    const int chunks_wanted = mth__chunks(
         8.0 * (double)mth__size(x) / MTH__BYTES_PER_NS + 3.0 * (double)(plan->positions * plan->d), INT32_MAX);
-    plan->position_chunks = (int)mth__max64(1, mth__min64(plan->positions, want));
-    plan->outer_chunks = (int)mth__max64(1, mth__min64(plan->outer, want / plan->position_chunks));
+    plan->position_chunks = (int)mth__max64(1, mth__min64(plan->positions, chunks_wanted));
+    plan->outer_chunks = (int)mth__max64(1, mth__min64(plan->outer, chunks_wanted / plan->position_chunks));
     call->phases = 1;
     call->chunks[0] = plan->position_chunks * plan->outer_chunks;
     call->thread_scratch = tables_bytes(plan) + mth__tile_bytes(x, plan->d) + mth__tile_bytes(&call->out[0], plan->d);

@@ -51,10 +51,11 @@ mth_status mth__prepare_reduce(mth__arena *arena, mth__call *call) {
     for (int d = 0; d < plan->reduced.rank; d++) plan->terms *= plan->reduced.size[d];
 
     const double ns = 4.0 * (double)mth__size(x) / MTH__BYTES_PER_NS;
-    const int want = mth__chunks(ns, INT32_MAX);
-    plan->row_chunks = (int)mth__max64(1, mth__min64(plan->rows, want));
-    plan->column_chunks = (int)mth__max64(1, mth__min64(mth__ceil_div(plan->width, COLUMNS), want / plan->row_chunks));
-    const int64_t left = mth__ceil_div(want, plan->row_chunks * plan->column_chunks);
+    const int chunks_wanted = mth__chunks(ns, INT32_MAX);
+    plan->row_chunks = (int)mth__max64(1, mth__min64(plan->rows, chunks_wanted));
+    plan->column_chunks =
+        (int)mth__max64(1, mth__min64(mth__ceil_div(plan->width, COLUMNS), chunks_wanted / plan->row_chunks));
+    const int64_t left = mth__ceil_div(chunks_wanted, plan->row_chunks * plan->column_chunks);
     const int64_t most = plan->along ? plan->terms * plan->run / 65536 : plan->terms / BLOCK;
     plan->parts = (int)mth__max64(1, mth__min64(left, most));
     call->phases = 1;

@@ -17,8 +17,8 @@ static inline int64_t mth__min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t mth__max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int mth__chunks(double ns, int64_t items) { /* at least 1, at most one an item */
     const double n = ns / MTH__CHUNK_NS;
-    const int64_t want = n < 1 ? 1 : n > 4096 ? 4096 : (int64_t)n;
-    return (int)mth__max64(1, mth__min64(want, items));
+    const int64_t chunks_wanted = n < 1 ? 1 : n > 4096 ? 4096 : (int64_t)n;
+    return (int)mth__max64(1, mth__min64(chunks_wanted, items));
 }
 typedef struct {
     int64_t lo, hi;

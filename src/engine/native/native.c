@@ -164,8 +164,8 @@ static mth_status grow_scratch(mth__engine *engine, const mth__executable *execu
 
 static mth_status grow_slabs(mth__engine *engine, const mth__executable *executable) {
     for (int d = 0; d < MTH__SPACES * engine->devices; d++) {
-        const int role = executable->program->role_of[d % engine->devices];
-        size_t bytes = role < 0 ? 0 : (size_t)executable->memory[role][d / engine->devices];
+        const int role_number = executable->program->role_of[d % engine->devices];
+        size_t bytes = role_number < 0 ? 0 : (size_t)executable->memory[role_number][d / engine->devices];
         if (bytes <= engine->slab_size[d]) continue;
         void *larger = mth__malloc(bytes);
         if (!larger) { /* what the cache of buffers holds may be what is missing */
@@ -217,10 +217,10 @@ static mth_status native_load(
 }
 
 /* ---- run */
-static const char *task_name(const mth__executable *executable, int stream, int task, const mth__instr **out) {
-    const mth__stream *record = &executable->stream[stream];
+static const char *task_name(const mth__executable *executable, int stream_number, int task, const mth__instr **out) {
+    const mth__stream *stream = &executable->stream[stream_number];
     const mth__instr *instruction = *out =
-        &executable->program->role.at[executable->program->role_of[record->device]].instr.at[record->task[task].instr];
+        &executable->program->role.at[executable->program->role_of[stream->device]].instr.at[stream->task[task].instr];
     return instruction->kind == MTH__COMPUTE ? instruction->op->name
         : instruction->channel >= 0          ? executable->program->channel.at[instruction->channel].label
                                              : "a copy between spaces";

@@ -297,25 +297,26 @@ typedef struct mth__loader {
 } mth__loader;
 mth_status mth__load_streams(mth__loader *);
 /* What a device receives on a channel, or does in its collective; what it sends. */
-mth__part *mth__load_receive(const mth__loader *, int channel, int device);
-mth__part *mth__load_send(const mth__loader *, int channel, int device);
+mth__part *mth__load_receive(const mth__loader *, int channel_number, int device);
+mth__part *mth__load_send(const mth__loader *, int channel_number, int device);
 /* the next task on the stream `on` of the device waits for `stream` to complete `count` */
 void mth__load_wait(mth__loader *, int on, int stream, int count);
-mth__task *mth__load_task(mth__loader *, int on, mth__task_kind, int instr);
+mth__task *mth__load_task(mth__loader *, int on, mth__task_kind, int instruction_number);
 /* The stream comes to the event with the task before the next one, which has no other event. */
 void mth__load_arrival(mth__loader *, int on, mth__event *);
-mth_status mth__load_moves(mth__loader *, int channel, int receiver, const mth__channel_part **out); /* of a transfer */
+mth_status mth__load_moves(
+    mth__loader *, int channel_number, int receiver, const mth__channel_part **out); /* of a transfer */
 /* The devices that take something from `sender` in a transfer. */
-mth_status mth__load_readers(mth__loader *, int channel, int sender, const int32_t **out, int *count);
+mth_status mth__load_readers(mth__loader *, int channel_number, int sender, const int32_t **out, int *count);
 const mth__role *mth__load_role(const mth__loader *, int device);
 /* Has *slot hold the address of a value's first byte plus `bytes`: from now on, or set at each run. */
-void mth__load_bind(mth__loader *, int device, int value, int64_t bytes, void **slot);
-bool mth__load_same(const mth__loader *, int device, int value, int other); /* the same memory */
+void mth__load_bind(mth__loader *, int device, int number, int64_t bytes, void **slot);
+bool mth__load_same(const mth__loader *, int device, int number, int other); /* the same memory */
 /* tasks of an instruction, without the arrival of one that is started */
 int mth__communicate_count(const mth__channel *, const mth__instr *);
-mth_status mth__communicate(mth__loader *, int instr);
+mth_status mth__communicate(mth__loader *, int instruction_number);
 /* the task of a copy between spaces */
-void mth__load_copy(mth__loader *, int instr);
+void mth__load_copy(mth__loader *, int instruction_number);
 /* Where the caller's list of buffers has a device's of an entry or, else, an exit. */
 static inline int64_t mth__load_external(const mth__loader *loader, mth__storage storage, int number, int device) {
     if (storage == MTH__IN_ENTRY)

@@ -28,11 +28,11 @@ static void list_held(mth__loader *loader) {
         size_t *at = &moving->at[value->index];
         if (*at <= before[value->storage == MTH__IN_EXIT]) {
             const mth__exit *exit = value->storage == MTH__IN_EXIT ? &loader->program->exit.at[value->index] : NULL;
-            const int entry = exit && exit->kind == MTH__EXIT_SUCCESSOR ? exit->entry : -1;
+            const int entry_number = exit && exit->kind == MTH__EXIT_SUCCESSOR ? exit->entry : -1;
             PUSH(loader->arena, moving->held,
                 ((mth__external){mth__load_external(loader, value->storage, value->index, loader->device), 0,
-                    entry < 0 ? -1 : mth__load_external(loader, MTH__IN_ENTRY, entry, loader->device),
-                    entry < 0 ? value->index : entry, loader->device}));
+                    entry_number < 0 ? -1 : mth__load_external(loader, MTH__IN_ENTRY, entry_number, loader->device),
+                    entry_number < 0 ? value->index : entry_number, loader->device}));
             *at = moving->held.n;
         }
         mth__external *held = &moving->held.at[*at - 1];
@@ -62,14 +62,14 @@ static bool is_nothing(const mth__loader *loader, int device, const mth__instr *
         mth__load_same(loader, device, instruction->in[0], instruction->out[0]);
 }
 
-static void set_operand(mth__loader *loader, int value, mth__operand *operand) {
-    const mth__program_value *record = &loader->role->value.at[value];
-    operand->dtype = record->dtype;
-    operand->shape = record->local;
-    operand->global = record->shape;
+static void set_operand(mth__loader *loader, int number, mth__operand *operand) {
+    const mth__program_value *value = &loader->role->value.at[number];
+    operand->dtype = value->dtype;
+    operand->shape = value->local;
+    operand->global = value->shape;
     mth__local_shape(
-        record->shape, &record->sharding, record->sharding.on->rank_of[loader->device], operand->start, operand->step);
-    mth__load_bind(loader, loader->device, value, 0, &operand->data);
+        value->shape, &value->sharding, value->sharding.on->rank_of[loader->device], operand->start, operand->step);
+    mth__load_bind(loader, loader->device, number, 0, &operand->data);
 }
 
 static mth_status compute(mth__loader *loader, int at) {
@@ -113,21 +113,21 @@ static mth_status compute(mth__loader *loader, int at) {
 
 /* What a WAIT waits for: what its own device has started; the receivers of its own SEND. */
 static mth_status wait_for(mth__loader *loader, int at) {
-    int channel = loader->role->instr.at[at].channel, awaited = loader->role->instr.at[at].awaited;
-    if (channel < 0) {
+    int channel_number = loader->role->instr.at[at].channel, awaited = loader->role->instr.at[at].awaited;
+    if (channel_number < 0) {
         mth__load_wait(loader, 0, mth__load_stream(loader, loader->device, 2), loader->copied[awaited]);
         mth__load_task(loader, 0, MTH__TASK_SYNC, at);
         return NULL;
     }
-    const mth__part *mine = mth__load_receive(loader, channel, loader->device);
+    const mth__part *mine = mth__load_receive(loader, channel_number, loader->device);
     if (mine->instr >= 0 && mth__is_started(&loader->role->instr.at[mine->instr]))
         mth__load_wait(loader, 0, mine->stream, mine->end);
-    if (mth__load_send(loader, channel, loader->device)->instr >= 0) {
+    if (mth__load_send(loader, channel_number, loader->device)->instr >= 0) {
         const int32_t *reader;
         int readers;
-        TRY(mth__load_readers(loader, channel, loader->device, &reader, &readers));
+        TRY(mth__load_readers(loader, channel_number, loader->device, &reader, &readers));
         for (int k = 0; k < readers; k++) {
-            const mth__part *theirs = mth__load_receive(loader, channel, reader[k]);
+            const mth__part *theirs = mth__load_receive(loader, channel_number, reader[k]);
             if (reader[k] != loader->device) mth__load_wait(loader, 0, theirs->stream, theirs->end);
         }
     }

@@ -177,12 +177,13 @@ void mth__hlo_exchange(mth__hlo *hlo, const mth__channel *channel, const mth__hl
     exchange moves = {.hlo = hlo, .from = in->part, .to = out->part, .rank = channel->shape.rank};
     find_edges(&moves, channel);
     make_rounds(&moves);
-    mth__shape have = in->part->local, want = out->part->local;
+    mth__shape source_room = in->part->local, result_room = out->part->local;
     for (size_t k = 0; k < moves.round.n; k++) {
-        make_room(&moves, &moves.round.at[k], true, &have);
-        make_room(&moves, &moves.round.at[k], false, &want);
+        make_room(&moves, &moves.round.at[k], true, &source_room);
+        make_room(&moves, &moves.round.at[k], false, &result_room);
     }
-    mth__hlo_val source = mth__hlo_resize(hlo, in->value, have), result = mth__hlo_splat(hlo, channel->dtype, want, 0);
+    mth__hlo_val source = mth__hlo_resize(hlo, in->value, source_room),
+                 result = mth__hlo_splat(hlo, channel->dtype, result_room, 0);
     for (size_t k = 0; k < moves.round.n; k++) result = do_round(&moves, &moves.round.at[k], source, result);
     out->value = mth__hlo_resize(hlo, result, out->part->local);
 }

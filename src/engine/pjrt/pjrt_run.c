@@ -159,9 +159,9 @@ static void record(const mth__executable *executable, const mth__job *job, int d
     const size_t n = job->segment->instr.n;
     mth__recorded event = {.device = device, .first = -1, .last = -1, .begin = job->begin, .end = mth__record_now()};
     const mth__seg_instr *first = n ? &job->segment->instr.at[0] : NULL, *last = n ? first + (n - 1) : NULL;
-    const int role = executable->program->role_of[device];
-    if (n && !executable->segments->global && role >= 0 && first->role == &executable->program->role.at[role] &&
-        last->role == first->role) {
+    const int role_number = executable->program->role_of[device];
+    if (n && !executable->segments->global && role_number >= 0 &&
+        first->role == &executable->program->role.at[role_number] && last->role == first->role) {
         event.first = (int32_t)(first->instr - first->role->instr.at);
         event.last = (int32_t)(last->instr - last->role->instr.at);
     }

@@ -109,16 +109,17 @@ static bool is_move(const mth__channel *channel) {
 }
 
 /* -1: a WAIT, which the order of buffers makes needless */
-static int key_of(const merging *pass, int role, const mth__instr *instruction) {
+static int key_of(const merging *pass, int role_number, const mth__instr *instruction) {
     if (instruction->kind == MTH__WAIT) return -1;
-    if (instruction->kind == MTH__COMPUTE) return pass->segments->slot_of[role][instruction->out[0]];
+    if (instruction->kind == MTH__COMPUTE) return pass->segments->slot_of[role_number][instruction->out[0]];
     return (int)pass->segments->slot.n + 2 * instruction->channel + (instruction->kind == MTH__SEND);
 }
 
-static const mth__instr *head(merging *pass, int role) {
-    const mth__role *at = &pass->program->role.at[role];
-    while (pass->at[role] < at->instr.n && at->instr.at[pass->at[role]].kind == MTH__WAIT) pass->at[role]++;
-    return pass->at[role] < at->instr.n ? &at->instr.at[pass->at[role]] : NULL;
+static const mth__instr *head(merging *pass, int role_number) {
+    const mth__role *at = &pass->program->role.at[role_number];
+    while (pass->at[role_number] < at->instr.n && at->instr.at[pass->at[role_number]].kind == MTH__WAIT)
+        pass->at[role_number]++;
+    return pass->at[role_number] < at->instr.n ? &at->instr.at[pass->at[role_number]] : NULL;
 }
 
 /* Of one microbatch on its way through one stage, or both of none. */
@@ -127,10 +128,10 @@ static bool same_unit(const mth__instr *a, const mth__instr *b) {
         (a->label.microbatch < 0 || mth__same_unit(&a->label, &b->label));
 }
 
-static mth__segment *segment_for(merging *pass, int key, const mth__instr *instr) {
+static mth__segment *segment_for(merging *pass, int key, const mth__instr *instruction) {
     mth__segment *last = pass->open[pass->member[key].at[0]];
     int devices = 0;
-    bool same = last && (pass->segments->global || same_unit(last->instr.at[0].instr, instr));
+    bool same = last && (pass->segments->global || same_unit(last->instr.at[0].instr, instruction));
     for (size_t i = 0; i < pass->member[key].n; i++) {
         same &= pass->open[pass->member[key].at[i]] == last;
         devices += pass->program->role.at[pass->member[key].at[i]].ndevice;
@@ -153,21 +154,21 @@ static mth__segment *segment_for(merging *pass, int key, const mth__instr *instr
 
 /* The operand and the result of a channel: some roles may have one of them alone. */
 static void channel_slots(const merging *pass, int key, int *from, int *to) {
-    int channel = (key - (int)pass->segments->slot.n) / 2;
+    int channel_number = (key - (int)pass->segments->slot.n) / 2;
     for (int sends = 0; sends < 2; sends++) {
-        int k = (int)pass->segments->slot.n + 2 * channel + sends;
+        int k = (int)pass->segments->slot.n + 2 * channel_number + sends;
         for (size_t i = 0; i < pass->member[k].n; i++) {
-            int role = pass->member[k].at[i];
-            const mth__role *at = &pass->program->role.at[role];
+            int role_number = pass->member[k].at[i];
+            const mth__role *at = &pass->program->role.at[role_number];
             for (size_t j = 0; j < at->instr.n; j++) { /* as a rule the head */
                 const mth__instr *instruction =
-                    &at->instr
-                         .at[pass->at[role] + j < at->instr.n ? pass->at[role] + j : pass->at[role] + j - at->instr.n];
+                    &at->instr.at[pass->at[role_number] + j < at->instr.n ? pass->at[role_number] + j
+                                                                          : pass->at[role_number] + j - at->instr.n];
                 if (instruction->kind == MTH__COMPUTE || instruction->kind == MTH__WAIT ||
-                    instruction->channel != channel || (instruction->kind == MTH__SEND) != sends)
+                    instruction->channel != channel_number || (instruction->kind == MTH__SEND) != sends)
                     continue;
-                if (instruction->nin) *from = pass->segments->slot_of[role][instruction->in[0]];
-                if (instruction->nout) *to = pass->segments->slot_of[role][instruction->out[0]];
+                if (instruction->nin) *from = pass->segments->slot_of[role_number][instruction->in[0]];
+                if (instruction->nout) *to = pass->segments->slot_of[role_number][instruction->out[0]];
                 break;
             }
         }
@@ -178,7 +179,7 @@ static bool is_cut(const mth__segments *segments, int slot) {
     return segments->slot.at[segments->slot.at[slot].view_of].cut;
 }
 
-static void put(merging *pass, int key, int role, const mth__instr *instruction) {
+static void put(merging *pass, int key, int role_number, const mth__instr *instruction) {
     const bool channel = instruction->kind != MTH__COMPUTE;
     const mth__channel *of = channel ? &pass->program->channel.at[instruction->channel] : NULL;
     if (instruction->kind == MTH__SEND || (channel && is_move(of))) {
@@ -193,7 +194,7 @@ static void put(merging *pass, int key, int role, const mth__instr *instruction)
     }
     mth__segment *segment = segment_for(pass, key, instruction);
     mth__seg_instr step = {.instr = instruction,
-        .role = &pass->program->role.at[role],
+        .role = &pass->program->role.at[role_number],
         .nin = instruction->nin,
         .nout = instruction->nout};
     if (channel) step.nin = step.nout = 1;
@@ -201,9 +202,9 @@ static void put(merging *pass, int key, int role, const mth__instr *instruction)
     step.out = step.in + step.nin;
     if (channel) channel_slots(pass, key, &step.in[0], &step.out[0]);
     for (int j = 0; j < instruction->nin && !channel; j++)
-        step.in[j] = pass->segments->slot_of[role][instruction->in[j]];
+        step.in[j] = pass->segments->slot_of[role_number][instruction->in[j]];
     for (int j = 0; j < instruction->nout && !channel; j++)
-        step.out[j] = pass->segments->slot_of[role][instruction->out[j]];
+        step.out[j] = pass->segments->slot_of[role_number][instruction->out[j]];
     bool cut = false;
     for (int j = 0; j < step.nin; j++) cut |= is_cut(pass->segments, step.in[j]);
     const bool takes = !channel && instruction->label.microbatch >= 0 &&
@@ -216,15 +217,15 @@ static void put(merging *pass, int key, int role, const mth__instr *instruction)
 /* The key that must be put before `wanted` can be: that of its sender, or of what one of its roles has before it; -1:
    none. */
 static mth_status next_before(merging *pass, wanted_key *wanted, int *before) {
-    const int key = wanted->key, channel = (key - (int)pass->segments->slot.n) / 2;
+    const int key = wanted->key, channel_number = (key - (int)pass->segments->slot.n) / 2;
     const bool takes = key >= (int)pass->segments->slot.n && !((key - (int)pass->segments->slot.n) & 1);
     *before = key + 1;
     if (takes && pass->member[key + 1].n && !pass->done[key + 1]) return NULL;
     for (; wanted->members < pass->member[key].n; wanted->members++) {
-        int role = pass->member[key].at[wanted->members];
-        const mth__instr *instruction = head(pass, role);
-        if (!instruction) return INTERNAL("an instruction of channel %d is missing on a role", channel);
-        *before = key_of(pass, role, instruction);
+        int role_number = pass->member[key].at[wanted->members];
+        const mth__instr *instruction = head(pass, role_number);
+        if (!instruction) return INTERNAL("an instruction of channel %d is missing on a role", channel_number);
+        *before = key_of(pass, role_number, instruction);
         if (*before != key) return NULL;
     }
     *before = -1;
@@ -303,8 +304,8 @@ static void find_lives(mth__segments *segments) {
             segments->exit_slot[segments->slot.at[segments->work.at[k].hop.to].any->index] =
                 segments->work.at[k].hop.to;
     }
-    for (size_t entry = 0; entry < program->exit.n; entry++)
-        if (segments->exit_slot[entry] >= 0) read_at(segments, segments->exit_slot[entry], MTH__AT_EXIT);
+    for (size_t entry_number = 0; entry_number < program->exit.n; entry_number++)
+        if (segments->exit_slot[entry_number] >= 0) read_at(segments, segments->exit_slot[entry_number], MTH__AT_EXIT);
 }
 
 static void find_ports(mth__segments *segments, mth__arena *scratch) {

@@ -4,11 +4,11 @@
 
 static mth_status compute(void *context, int device, const mth__instr *in) {
     const mth__executable *executable = context;
-    mth__ref_device *record = executable->by_id[device];
+    mth__ref_device *ref = executable->by_id[device];
     mth__ref_call call = {.op = in->op, .attrs = in->attrs, .nout = in->nout};
     call.nin = mth__row_operands(in->op, in->nin, in->accumulates);
-    for (int i = 0; i < call.nin; i++) call.in[i] = &record->value[in->in[i]];
-    for (int i = 0; i < call.nout; i++) call.out[i] = &record->value[in->out[i]];
+    for (int i = 0; i < call.nin; i++) call.in[i] = &ref->value[in->in[i]];
+    for (int i = 0; i < call.nout; i++) call.out[i] = &ref->value[in->out[i]];
     mth__ref_row *row = mth__ref_rows[in->op->row];
     if (!row) return INTERNAL("%s is no computation", in->op->name);
     mth_status status = row(&call);
@@ -17,7 +17,7 @@ static mth_status compute(void *context, int device, const mth__instr *in) {
         int sum = mth__accumulator(in->op, in->nin, k);
         for (int64_t j = 0, n = sum < 0 ? 0 : mth__shape_size(call.out[k]->local); j < n; j++)
             /* floating, as the row's check says */
-            call.out[k]->data[j].real += record->value[in->in[sum]].data[j].real;
+            call.out[k]->data[j].real += ref->value[in->in[sum]].data[j].real;
     }
     return NULL;
 }
