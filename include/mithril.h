@@ -40,8 +40,8 @@
  * models inside options are checked alike, at any depth. Comments say where NULL has a meaning of its own (`spec`,
  * `gradients`, the data of no elements). mth_x_free(NULL) does nothing, and what is read off NULL (`mth_x_get_y`), or
  * at an index out of range, is 0, NULL or an empty text.
- * Threads: a compiled model, its plans and arrays may be used from several threads; a model under composition from one.
- */
+ * Threads: a compiled model, its plans and arrays may be used from several threads; a model under composition from
+ * one. */
 #ifndef MITHRIL_H
 #define MITHRIL_H
 #include <stdbool.h>
@@ -208,8 +208,7 @@ MTH_API MTH_MUST_USE mth_status mth_module_copy(const mth_module *, mth_module *
 MTH_API void mth_module_free(mth_module *);
 MTH_API size_t mth_module_type_count(void);
 MTH_API const char *mth_module_type_name(size_t i);
-/* The documentation of a type: signature, options with defaults, ports, parameters. NULL where there is no such type.
- */
+/* The documentation of a type: signature, options with defaults, ports, parameters. NULL: there is no such type. */
 MTH_API const char *mth_module_type_signature(const char *type); /* "dimension: int, bias: bool = True, ..." */
 MTH_API const char *mth_module_type_ports(const char *type);     /* "input -> output" */
 MTH_API const char *mth_module_type_doc(const char *type);

@@ -135,8 +135,8 @@ static void around_fork(void *object, mth__fork_moment moment) {
     for (mth__plan *plan = compiled->plan; plan; plan = plan->next) plan->running = 0;
 }
 
-/* Which layouts XLA's partitioner refuses, a plan shows. It is not kept: parameters are laid out as the first plan that
- * is asked for says. */
+/* Only a plan shows which layouts XLA's partitioner refuses. This one is not kept: parameters are laid out as the first
+ * plan that is asked for says. */
 static mth_status try_shapes(const mth_compiled *compiled) {
     mth__plan *plan;
     mth__request request = {

@@ -47,8 +47,8 @@ void mth__plan_free(mth_compiled *compiled, mth__plan *plan) {
     mth__arena_free(plan->arena);
 }
 
-/* Of the plans for ever new shapes those used last are kept. The first one stays: the layout of the parameters lives in
- * it. */
+/* A caller may come with ever new shapes, so only the plans used last are kept. The first one always stays: the layout
+ * of the parameters lives in it. */
 enum { PLANS_KEPT = 64 };
 
 static void forget_old_plans(mth_compiled *compiled) {

@@ -386,7 +386,8 @@ static mth_status check_keys(mth__arena *arena, const char *name, const mth_arg 
     return NULL;
 }
 
-/* What is given for an option is not its default, and without another option it would say nothing. */
+/* Refuses an option that is given as something else than its default where, for want of another option, it would have
+ * no effect. */
 static mth_status check_needs(
     mth__arena *arena, const mth__opt *const *tables, const mth__opt *option, const mth_arg *values) {
     mth_arg standard;

@@ -66,7 +66,7 @@ mth_status mth__mesh_new(mth__arena *, int naxes, const int64_t *dim, mth__mesh 
 void mth__mesh_use(mth__mesh *, const mth__machine *); /* before plans are made on it */
 const mth__placement *mth__place_whole(mth__mesh *);
 const mth__placement *mth__place_device(mth__mesh *, int device); /* naxes 0 */
-/* one axis of n; n == 1 is place_device */
+/* one axis of n devices; of a single one it is mth__place_device */
 const mth__placement *mth__place_list(mth__mesh *, int n, const int32_t *device);
 /* the other axes, renumbered from 0 */
 const mth__placement *mth__place_slice(mth__mesh *, int axis, int coordinate);
@@ -85,8 +85,8 @@ const char *mth__placement_text(mth__arena *, const mth__placement *);
 
 /* How one dimension is split. The first axis is outermost; along an axis of k the extent e gives chunks of ceil(e /
    grain / k) * grain elements, the last ones smaller or empty; nested axes split what the outer one gave: 10 over (2,
-   2) is 3, 2, 3, 2. `cyclic`: element i on rank i mod k (one axis, grain 1 only). */
-/* grain 0 reads as 1 */
+   2) is 3, 2, 3, 2. `cyclic`: element i is on rank i mod k (only of one axis, and of grain 1). A grain of 0 reads as
+   1. */
 typedef struct {
     int8_t naxes;
     int8_t axis[MTH__AXES];

@@ -57,8 +57,8 @@ enum {
     MTH__PRODUCT = 512,      /* a dense product of two tensors, the part of a model that is worth splitting */
     /* needs a dimension whole that its neighbours may split: what follows would split it as what comes before did */
     MTH__GATHERS = 1024,
-    /* its result names rows of experts (`row_args` of those that read it): of the rows reserved for each of the e
-       experts as many are filled, all together, as its operand has elements */
+    /* its result names the rows of each expert (a row that reads it says so by `row_args`); over all experts together
+       as many rows hold tokens as its operand has elements */
     MTH__NAMES_ROWS = 2048,
     /* adds elements up: in the dtype of mth__op_sum_dtype, rounded once to that of the result */
     MTH__SUMS = 4096

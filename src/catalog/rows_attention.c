@@ -7,7 +7,7 @@ static mth_status infer_attention(mth__node *node) {
         return mth__row_error(node, F("the scale of attention is not a number"), F("give 1 / sqrt(head width)"));
     return mth__infer_from(node, node->op->factors);
 }
-/* Two products of s x t with d, and with e; where causal, half of them. */
+/* Of two products of (queries, keys), one with the width of keys, one with that of values; half of it where causal. */
 static double products(const mth__node *node, mth__shape query, mth__shape key, mth__shape value) {
     double heads = (double)query.dim[0] * (double)query.dim[2] * (double)query.dim[3],
            width = (double)(query.dim[4] + value.dim[3]);

@@ -72,8 +72,8 @@ static mth_status find_or_make(mth__expansion *expansion, int number, mth__shape
     return NULL;
 }
 
-/* The sharding is what the module says whose parameter it is; until that is expanded, and where it never is, what the
- * first that shares it would say. */
+/* The sharding is what the module says that owns the parameter. Until that module is expanded, and if it never is, the
+ * sharding is what the first module says that shares the parameter. */
 mth_status mth__expansion_parameter_as(mth__expansion *expansion, const char *suffix, mth__shape shape, int init,
     double scale, const mth__sharding *sharding, mth__value **out) {
     mth__graph *graph = expansion->builder.graph;

@@ -84,8 +84,9 @@ static const mth__module_use *use_without(
     return NULL;
 }
 
-/* The option `weight` of a module means no parameter. Where it names one that shares in turn, that is followed: to the
- * weight where it ends, which is to be named; back to a module on the way; or to a module whose name is the mistake. */
+/* The error of a module whose option `weight` names no parameter. If it names a module that shares a weight itself, the
+ * chain is followed: it may end at a weight, which is then the one to name; it may come back to a module on the way; or
+ * it may end at a module whose own name is the mistake. */
 static mth_status no_parameter(mth__arena *arena, const mth__sharing *sharing, const mth__module_use *use) {
     bool *met = NEW_ARRAY(arena, bool, sharing->use.n); /* by first use */
     const mth__module_use *at = use, *without, *next;

@@ -170,8 +170,8 @@ static void mark_needed(mth__arena *scratch, const mth_model *model, const bool 
     }
 }
 
-/* The inputs that are left, renumbered. A wire from one that is not is read by idle blocks alone, or by a submodel for
- * those. */
+/* Renumbers the inputs that are left. A wire from any other input is read by idle blocks alone, or by a submodel for
+ * idle blocks of its own. */
 static void drop_inputs(mth_model *model, mth__resolved *resolved, const bool *needed) {
     int *number = NEW_ARRAY(model->arena, int, resolved->inputs), n = 0;
     const char **input = NEW_ARRAY(model->arena, const char *, resolved->inputs);

@@ -22,7 +22,7 @@ typedef struct {
     bool *kept;  /* by node: additions that rows do leave */
 } accumulate_pass;
 
-/* Shares no bytes with another value: what emit may make a view of its operand does. */
+/* Has the result of the node bytes of its own? Emit may make a view of an alias row or of a slice. */
 static bool has_bytes(const mth__node *node) {
     return !(node->op->flags & MTH__ALIAS) && node->op->row != MTH__ROW_slice;
 }
@@ -44,7 +44,8 @@ static bool of_microbatches(const mth__node *a, const mth__node *b) {
     return a->label.region >= 0 && a->label.region == b->label.region && a->label.microbatch != b->label.microbatch;
 }
 
-/* The addition of a term to a sum so far, made before the term and read last by the addition; NULL: there is none. */
+/* The node that adds the term to a sum so far, which is made before the term and has the addition as its last reader;
+ * NULL: there is none. */
 static mth__node *addition_of(const accumulate_pass *pass, const mth__value *term, mth__value **sum) {
     const readers *of_term = &pass->of[term->id];
     mth__node *add = of_term->reader;

@@ -61,18 +61,19 @@ mth__sharding mth__output_need(const mth__graph *, const mth__by_name *, const m
    they take it. */
 bool mth__store_parts(const mth__value *, const mth__sharding *read_as, mth__sharding *out);
 
-/* Nodes that come after shard: need and sharding are given, labels and place are those of `like`. node_like.c */
+/* node_like.c: makes a node when shard is over. Its needs and the sharding of its result are given; its label and its
+   placement are those of `like`. */
 mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, const mth__attrs *, int nin,
     mth__value *const *in, const mth__sharding *need, const mth__sharding *result, mth__value **out);
-/* Nodes that no output needs leave. place.c */
+/* place.c: takes out the nodes that no output needs. */
 void mth__prune(mth__graph *);
-/* redundant.c: transfers of what is there already. */
+/* redundant.c: takes out transfers of what is there already. */
 mth_status mth__drop_redundant(mth__graph *);
 /* chunk.c: cuts communications of more than chunk_bytes. */
 mth_status mth__chunk_communication(mth__graph *, const mth__distribute_options *);
 
 static inline bool mth__is_comm(const mth__node *node) { return (node->op->flags & MTH__COMM) != 0; }
-/* Devices send something: what keeps a part of what is there is a communication that moves nothing. */
+/* Does a device send something? A `keep` is a communication that moves nothing. */
 static inline bool mth__communicates(const mth__node *node) {
     return mth__is_comm(node) && node->op->row != MTH__ROW_keep;
 }

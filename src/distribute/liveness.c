@@ -82,7 +82,7 @@ static const mth__value *sum_below(const mth__node *node, int k) {
     return sum < 0 ? NULL : node->in[sum];
 }
 
-/* The live that result k takes over from an operand that nobody needs behind node `at`; -1: none. */
+/* The number of the live that result k takes over from an operand that nobody needs after node `at`; -1: none. */
 static int taken_over(const liveness *life, const mth__node *node, int at, int k) {
     const mth__value *sum = sum_below(node, k), *value = node->out[k];
     if (sum) return life->block[life->base[sum->id]];

@@ -244,9 +244,9 @@ static bool stack(mth__arena *scratch, mth__mesh *mesh, mth__value *value, const
     return true;
 }
 
-/* A parameter that is read in several places is held on each device that reads it, so that none has to be sent. It is
- * sent where a copy for each reader would need a layout that is none: where its module splits it, and the readers'
- * grids differ. With memory_optimization, readers on grids that differ take it from where its module is. */
+/* A parameter that is read in several places is held on each device that reads it, so that it does not have to be sent.
+ * It is sent only where no layout describes a copy for each reader: where its module splits it and the grids of the
+ * readers differ. With memory_optimization, readers on grids that differ take it from where its module is. */
 static void spread_parameters(mth__graph *graph, mth__arena *scratch, const mth__distribute_options *options) {
     parameter_readers *readers = NEW_ARRAY(scratch, parameter_readers, graph->values); /* by value id */
     for (size_t i = 0; i < graph->node.n; i++) {

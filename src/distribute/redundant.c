@@ -58,7 +58,7 @@ static mth__value *at_hand(redundant_pass *pass, const mth__value *root, const m
     return NULL;
 }
 
-/* A reshaped one is at hand, from which this one is a view as well. */
+/* A reshaped value that is at hand, of which this one is a view as well; NULL: none. */
 static mth__value *reshaped(
     redundant_pass *pass, const mth__value *root, const mth__sharding *to, mth__sharding *need) {
     for (value_version *moved = *AT_VALUE(pass->arena, pass->reshaped, root); moved; moved = moved->next) {
@@ -117,7 +117,8 @@ static mth_status make(
 
 /* ---------------------------------------------------------------- sums */
 
-/* The operand of a sum on B that came from where `home` moves the sum: the other one can go instead. -1: none. */
+/* Which operand of a sum on B came from the placement to which `home` moves the sum: the other one can be moved there
+ * instead. -1: none. */
 static int came_from(const mth__node *sum, const mth__node *home) {
     for (int j = 0; j < 2; j++) {
         const mth__node *came = sum->in[j]->node;
@@ -156,11 +157,11 @@ static void find_sums(redundant_pass *pass) {
     }
 }
 
-/* The sum takes the place of what would have moved it. */
+/* The sum, made where it is wanted, takes the place of the node that would have moved it there. */
 static mth_status add_at_home(redundant_pass *pass, mth__node *sum, mth__node *home) {
     mth__sharding to = home->out[0]->sharding;
     int stays = came_from(sum, home);
-    if (stays < 0) return pass->back[home->id] = NULL, NULL; /* what had come need not have */
+    if (stays < 0) return pass->back[home->id] = NULL, NULL; /* the transfer of that term has been taken out since */
     mth__value *other = sum->in[1 - stays], *moved;
     TRY(mth__node_like(pass->graph, home, home->op->row, &home->attrs, 1, &other, &other->sharding, &to, &moved));
     sum->in[stays] = sum->in[stays]->node->in[0];

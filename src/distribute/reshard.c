@@ -74,7 +74,7 @@ static mth__value *nearest(
     return best;
 }
 
-/* Whose label a move bears: a reduction its maker's, all else the consumer's. */
+/* The node whose label a move bears: of a reduction the maker of the value, else the consumer. */
 static mth__builder labels(
     const reshard_pass *pass, const mth__value *value, const mth__move *move, const mth__node *consumer) {
     const mth__node *maker = value->node;

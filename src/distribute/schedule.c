@@ -61,7 +61,7 @@ static void find_atoms(schedule_pass *pass) {
     int *size = NEW_ARRAY(pass->arena, int, mesh->count), *inside = NEW_ARRAY(pass->arena, int, mesh->count);
     int *moved = NEW_ARRAY(pass->arena, int, mesh->count);
     size[0] = mesh->count;
-    for (size_t i = 0; i < used.n; i++) { /* splits the atoms that are partly in the placement */
+    for (size_t i = 0; i < used.n; i++) { /* splits the atoms of which the placement holds only a part */
         const mth__placement *placement = used.at[i];
         if (placement->count == mesh->count) continue;
         for (int k = 0; k < placement->count; k++) inside[atom[placement->device[k]]]++;
@@ -262,8 +262,9 @@ static int choose(const schedule_pass *pass, bool limited, double *start) {
     return best;
 }
 
-/* A transfer to a unit that begins at `time` stands behind the unit that its receiver runs before, so that nothing is
- * held early, and from there on as early as what it sends is made, so that the sender posts at once. */
+/* A transfer to a unit that begins at `time` is placed behind the unit that its receiver runs before that one, so that
+ * the receiver does not hold the data early. From there on it is placed as early as its data is made, so that the
+ * sender posts at once. */
 static void settle_transfer(schedule_pass *pass, const mth__value *value, double time) {
     schedule_unit *unit = value->node ? &pass->unit[pass->unit_of[value->node->id]] : NULL;
     if (!unit || !unit->travels || unit->sequence >= 0) return;

@@ -8,7 +8,8 @@
 #include <math.h>
 #include <string.h>
 
-/* candidates of each that pairs try, of groups so near; sweeps over all groups */
+/* PAIRED candidates of each of two groups, which are at most REACH apart, are tried together. All groups are swept
+ * ROUNDS times at most. */
 enum { PAIRED = 4, REACH = 2, ROUNDS = 4 };
 static const int64_t EFFORT = 60000; /* nodes planned in all trials together */
 static const double EQUAL = 1e-9;    /* relative: costs that differ by less do not */

@@ -31,7 +31,8 @@ typedef struct {
 } shard_pass;
 
 /* ---------------------------------------------------------------- what an assignment costs */
-/* Padding of the expert buffers is not worth its bytes: a token is in k of e rows. */
+/* The share of an expert buffer that holds tokens: each token is in one row of each expert that it chose. The rest is
+ * padding, whose bytes are not counted. */
 static double filled(const mth__node *node, int rows) {
     const mth__node *maker = rows >= 0 ? node->in[rows]->node : NULL;
     if (!maker || !(maker->op->flags & MTH__NAMES_ROWS)) return 1;
@@ -53,7 +54,7 @@ static int sharers(const shard_pass *shard, int j) {
     return sharers;
 }
 
-/* A parameter lies on `on`, there alone or there too. */
+/* Does the parameter lie on this placement, alone or among others? */
 static bool lies_on(const mth__value *value, const mth__placement *on) {
     return value->sharding.on == on || (value->copied && mth__place_holds(value->sharding.on, on));
 }
@@ -347,9 +348,9 @@ static void note(shard_pass *shard, mth__value *value, const mth__sharding *need
     PUSH(shard->pass.arena, info->versions, ((mth__version){*need, shard->node->label.phase}));
 }
 
-/* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the
-   step forward. That is known in full, where consumers' wishes (shard_wishes.c) come from weights alone and say nothing
-   of the batch. */
+/* A gradient is wished in the sharding of the value that it is the gradient of, because the next step backward reads it
+ * beside the operands of the step forward. That sharding is known in full, while the wishes of consumers
+ * (shard_wishes.c) come from weights alone and say nothing of the batch. */
 static void wish_as_forward(shard_pass *shard, const mth__value *value) {
     const mth__value *of = value->gradient_of;
     mth__info *info = mth__info_of(&shard->pass, value);

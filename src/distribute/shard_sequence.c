@@ -54,7 +54,8 @@ static bool has_node(const region *candidate, const mth__node *node) {
     return false;
 }
 
-/* An operand is not known yet: another branch joins, and the region ends here, neither for nor against. */
+/* Does the node read an operand whose sharding is not decided yet? Then another branch joins and the region ends here,
+ * which counts neither for the scattering nor against it. */
 static bool joins(const region *candidate, const mth__node *node) {
     for (int j = 0; j < node->nin; j++)
         if (!mth__decided(candidate->pass, node->in[j]) && !has_value(candidate, node->in[j])) return true;

@@ -1,6 +1,7 @@
 #include "emit/area.h"
 
-/* The x below b with a * x = gcd(a, b), counted around b; sets *divisor to the gcd. Euclid's algorithm. */
+/* The factor, at least 0 and below b, by which a becomes gcd(a, b) modulo b; sets *divisor to the gcd. Euclid's
+ * algorithm. */
 static int64_t inverse(int64_t a, int64_t b, int64_t *divisor) {
     int64_t rest = a % b, last = b, factor = 1, last_x = 0;
     while (rest) {
@@ -15,7 +16,7 @@ static int64_t inverse(int64_t a, int64_t b, int64_t *divisor) {
     return last_x < 0 ? last_x + b : last_x;
 }
 
-/* Steps are numbers of devices: products of two fit. */
+/* Steps are at most the number of devices, so that products of two of them fit. */
 mth__extent mth__extent_common(mth__extent a, mth__extent b) {
     const mth__extent none = {0, 0, 1};
     if (a.size == 0 || b.size == 0) return none;

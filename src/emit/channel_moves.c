@@ -96,8 +96,9 @@ static mth_status transfer(move_builder *builder) {
 }
 
 /* ---------------------------------------------------------------- by template */
-/* Its chunks lie in the result, but for a reduce_scatter and an all_to_all. Round 0 lays the device's operand there;
- * round k + 1 is the template's round k; a last one takes the result out of the scratch. */
+/* A collective by its template. The template's chunks lie in the result, but for a reduce_scatter and an all_to_all.
+ * Round 0 lays the device's operand there; round k + 1 is the template's round k; a last one takes the result out of
+ * the scratch. */
 typedef struct {
     move_builder *builder;
     const mth__known_template *known;

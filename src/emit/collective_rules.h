@@ -7,7 +7,7 @@
 
 typedef struct {
     const char *rounds; /* NULL: in the rounds of the rule above */
-    const char *let;    /* d; NULL: not used */
+    const char *let;    /* the formula of d; NULL: d is not used */
     const char *when;   /* NULL: every rank */
     const char *each;   /* NULL: once, j = 0 */
     const char *where;  /* NULL: every j */

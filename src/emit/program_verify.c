@@ -50,7 +50,8 @@
 #include "emit/collective.h"
 #include <string.h>
 
-/* Steps of the plan's templates together; and bytes of the sets of ranks whose contributions the chunks of one hold. */
+/* The most steps that the plan's templates may have together, and the most bytes of the sets of ranks that say whose
+ * contributions the chunks of one template hold. */
 enum { MOST_STEPS = 1 << 25, MOST_SET_BYTES = 1 << 29 };
 
 /* ---------------------------------------------------------------- exits */
@@ -132,7 +133,7 @@ static mth_status whole(
     return bad ? mth__error_operator(bad, name) : NULL;
 }
 
-/* A successor is what its entry is, and the only one. */
+/* An exit may succeed a parameter or a state of its dtype, shape and sharding that has no other successor. */
 static mth_status check_successor(const mth__verification *proof, size_t i) {
     const mth__exit *exit = &proof->program->exit.at[i];
     if (exit->entry < 0 || (size_t)exit->entry >= proof->program->entry.n)
@@ -158,7 +159,7 @@ static mth_status check_successor(const mth__verification *proof, size_t i) {
         exit->name);
 }
 
-/* What is known at run time only is one number, whole everywhere. */
+/* A scalar, which is known at run time only, is one number that every device holds whole. */
 static mth_status check_scalar(size_t i, const mth__entry *entry) {
     if (entry->kind != MTH__ENTRY_SCALAR || entry->shape.rank == 0) return NULL;
     return mth__error_operator(

@@ -5,7 +5,7 @@
 #include "emit/program.h"
 #include "emit/ranges.h"
 
-/* A dimension of n elements, split, in units of `unit`. */
+/* A dimension of n elements and its split, counted in units of `unit` elements. */
 typedef struct {
     int64_t n, unit;
     mth__split split;
@@ -22,7 +22,8 @@ typedef struct {
     int role, low[MTH__AXES], high[MTH__AXES];
 } mth__reach;
 
-/* At single devices and single parts, of all that verifying one plan takes; and at moves of direct collectives. */
+/* The most looks at single devices and single parts that verifying one plan may take, and the most at moves of direct
+ * collectives. */
 enum { MTH__MOST_LOOKS = 1 << 24, MTH__MOST_MOVE_LOOKS = 1 << 18 };
 
 typedef struct {

@@ -144,7 +144,7 @@ static mth_status check_partial(const row *pass) {
     return NULL;
 }
 
-/* What is added to a partial sum is one over the same axes. */
+/* What is added to a partial sum must be a partial sum over the same axes. */
 static mth_status check_accumulators(const row *pass) {
     const mth__instr *instruction = pass->instruction;
     for (int j = 0; instruction->accumulates && j < instruction->nout; j++) {

@@ -25,7 +25,7 @@ static bool is_seen(const void *key, int number) {
     return known->n == wanted->n && known->on == wanted->on && mth__split_equal(known->split, wanted->split);
 }
 
-/* The number of what is known of such a split; as many as are known where it is the first. */
+/* The number of the split among those that are known; for a new one, the number that it gets. */
 static int number_of(mth__arena *arena, seen_splits *seen, const seen_split *split) {
     uint64_t hash = mth__hash_add(
         mth__hash_add(mth__hash_key(), (uint64_t)split->n), (uint64_t)split->on << 32 | (uint32_t)split->split->grain);
@@ -70,7 +70,7 @@ static mth_status size_of(mth__verification *proof, seen_splits *seen, int value
     return NULL;
 }
 
-/* All devices of the role are on the placement; and how far their coordinates reach. */
+/* Checks that all devices of the role are on the placement of the value, and finds how far their coordinates reach. */
 static mth_status check_place(mth__verification *proof, int number) {
     const mth__program_value *value = &proof->role->value.at[number];
     const mth__placement *on = value->sharding.on;

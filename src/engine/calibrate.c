@@ -186,7 +186,7 @@ static mth_status grow(bench *machine, measured_work *make, int64_t low, int64_t
     }
 }
 
-/* Two digits: what is measured again is mostly the same. */
+/* To two digits, so that a second measurement mostly gives the same figure. */
 static double rounded(double x) {
     if (!(x > 0)) return 0;
     const double unit = pow(10, floor(log10(x)) - 1);

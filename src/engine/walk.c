@@ -164,7 +164,7 @@ static mth_status do_round(mth__walk *walk, int device, int channel_number, seat
     return NULL;
 }
 
-/* Everyone of the circle has come and done so many rounds. */
+/* Have all devices of the circle come, and done so many rounds? */
 static bool all_have(const mth__walk *walk, int channel_number, const circle *all, int rounds) {
     for (int i = 0; i < all->n; i++) {
         const seat *own = seat_of(walk, channel_number, all->member[i]);

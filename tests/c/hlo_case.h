@@ -1,9 +1,8 @@
 /* Cases of rows as StableHLO: several in one module, run by a PJRT plugin for CPUs on padded parts with junk in the
  * padding, each compared with the reference engine's row on the same parts.
  *     hlo_module *m = hlo_begin(arena, 2, (int64_t[]){2, 2});
- *     hlo_add(m, MTH__ROW_add, NULL, 2, (hlo_in[]){{MTH_FLOAT32, shape, data, &split}, {MTH_FLOAT32, shape, data,
- *     &split}}, &split); CHECK_STATUS(hlo_run(m));
- */
+ *     hlo_add(m, MTH__ROW_add, NULL, 2, (hlo_in[]){{MTH_FLOAT32, shape, data, &split}, ...}, &split);
+ *     CHECK_STATUS(hlo_run(m)); */
 #ifndef HLO_CASE_H
 #define HLO_CASE_H
 #include "elements.h"

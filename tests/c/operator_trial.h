@@ -57,8 +57,8 @@ static block block_of(const mth__ref_value *v, int64_t r) {
     if (!blocked) return (block){from, to};
     return from + r < middle ? (block){from, middle} : (block){middle, to};
 }
-/* The token in row r of an expert, -1 on padding: those that chose it, ascending, from the first row of their block on.
- */
+/* The token in row r of an expert, -1 on padding: tokens that chose it, ascending, from the first row of their
+   block. */
 static int64_t token_in(const mth__ref_value *v, int64_t expert, int64_t r) {
     block b = block_of(v, r);
     int64_t skip = r - (b.from - v->start[1]);

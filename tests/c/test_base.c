@@ -304,8 +304,7 @@ ARENA_TEST(uneven_and_nested_splits) {
     return NULL;
 }
 
-/* Whatever the split: the parts of all coordinates are disjoint and cover the whole, and canonical form changes none.
- */
+/* Whatever the split: the parts of all coordinates are disjoint and cover the whole, and canonical form keeps them. */
 ARENA_TEST(splits_partition) {
     mth__mesh *m;
     TRY(mth__mesh_new(arena, 3, (int64_t[]){3, 1, 2}, &m));

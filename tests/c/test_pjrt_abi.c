@@ -1,5 +1,4 @@
-/* Our declarations of the plugins' ABI against a published header: MITHRIL_PJRT_HEADER is the path of a pjrt_c_api.h.
- */
+/* Our declarations of the plugins' ABI against a published header, pjrt_c_api.h, whose path is MITHRIL_PJRT_HEADER. */
 #include "engine/pjrt/pjrt_plugin.h"
 #include "unit.h"
 

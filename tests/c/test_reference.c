@@ -1,6 +1,5 @@
 /* The reference engine by itself: what crosses its boundary, its errors, and programs that no device can finish. The
- * numbers of its rows are the operator table's; its communication is that of every test that compares a plan with it.
- */
+ * numbers of its rows are the operator table's; its communication is tested wherever a plan is compared with it. */
 #include "engine/reference/reference_run.h"
 #include "open_engine.h"
 #include "unit.h"

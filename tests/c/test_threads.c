@@ -10,8 +10,7 @@
 static const char *const engines[] = {"native", "reference", "pjrt"};
 enum { NATIVE, REFERENCE, PJRT, ENGINES };
 
-/* A product of x (rows, SIZE) with a matrix of ones, as large as to need OpenBLAS; the reference engine is spared that.
- */
+/* A product of x (rows, SIZE) with a matrix of ones, large enough for OpenBLAS; the reference engine is spared that. */
 enum { ROWS = 96, SIZE = 256, DEVICES = 2 };
 typedef struct {
     int engine, rows, size;

@@ -286,7 +286,7 @@ static mth_status direct(mth__communicating *work) {
 }
 
 /* ---- by template: a task for each round of the channel's moves */
-/* What an all_reduce in place would copy to where it is. */
+/* Does the move copy elements onto themselves? One of an all_reduce in place may. */
 static bool is_there(const mth__communicating *work, const mth__channel_move *move) {
     return move->peer == work->loader->device && move->from == MTH__MOVE_OPERAND && move->to == MTH__MOVE_RESULT &&
         work->channel->kind == MTH__ALL_REDUCE &&

@@ -250,8 +250,8 @@ static void sharpen(const attention_plan *plan, int64_t n, const float *weight, 
         if (weight[j] >= LARGE)
             ds[j] = weight[j] * (float)mth__vec->dot_apart(plan->value_width, dout, v + j * ldv, o) * scale;
 }
-/* Whether the results are finite. With care, a query takes no part whose output has a gradient of 0: what it says
- * counts nowhere. */
+/* Returns whether the results are finite. Where it is careful, a query whose output has a gradient of 0 takes no part:
+ * nothing of it reaches any gradient. */
 static bool attend_grad(const mth__call *call, const attention_plan *plan, int64_t batch, int64_t group, int part,
     float *score, bool careful) {
     float *ds = score + QUERIES * KEYS, *hide = ds + QUERIES * KEYS, *delta = hide + KEYS, *clean = delta + QUERIES;

@@ -139,7 +139,7 @@ static bool run_phases(mth__engine *engine, mth__stream *stream, const mth__task
     return true;
 }
 
-/* Who may be waiting now is woken, where somebody sleeps. */
+/* Wakes a thread for each of the streams that is ready now, if any thread sleeps. */
 static void wake_ready(mth__engine *engine, const int32_t *stream, int n) {
     if (!atomic_load(&engine->sleepers) && !atomic_load(&engine->caller_sleeps)) return;
     int count = 0;
@@ -147,7 +147,7 @@ static void wake_ready(mth__engine *engine, const int32_t *stream, int n) {
     wake(engine, count);
 }
 
-/* Whoever ended the task's last chunk writes; tasks that only wait are left out. */
+/* Records a task; called by the thread that ended its last chunk. Tasks that only wait are left out. */
 static void record(const mth__engine *engine, const mth__stream *stream, const mth__task *task) {
     if (task->kind == MTH__TASK_SYNC) return;
     mth__record(engine->run.recorder,

@@ -210,7 +210,7 @@ static mth_status fill_streams(mth__loader *loader, int device) {
     return NULL;
 }
 
-/* Turns waits around: which streams to look at when a task is done. */
+/* Inverts the waits: each task lists the streams to look at when it is done. */
 static void link_dependents(mth__loader *loader) {
     mth__executable *executable = loader->executable;
     for (int pass = 0; pass < 2; pass++)

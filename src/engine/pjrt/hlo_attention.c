@@ -110,7 +110,7 @@ void mth__hlo_attention(mth__hlo_call *call) {
     call->out[2].value = sum;
 }
 
-/* A query whose do is 0 asks nothing, and what it is reaches nobody. */
+/* A query whose output has a gradient of 0 takes no part: nothing of it reaches any gradient. */
 void mth__hlo_attention_grad(mth__hlo_call *call) { /* q, k, v, o, most, sum, do, mask? -> dq, dk, dv */
     mth__hlo *hlo = call->hlo;
     const visibility sight = look(call, call->nin > 7 ? &call->in[7] : NULL);
@@ -120,7 +120,7 @@ void mth__hlo_attention_grad(mth__hlo_call *call) { /* q, k, v, o, most, sum, do
                        asked = sum_of_rows(hlo, mth__hlo_unary(hlo, "abs", call->in[6].value), 1);
     mth__hlo_val p = exp_minus(hlo, scores(call, &sight), swap12(hlo, call->in[4].value)),
                  dp = mth__hlo_dot(hlo, dout, v, 2, (int[]){0, 2}, (int[]){0, 2}, 1, (int[]){4}, (int[]){3});
-    /* p is not divided by the sum of the softmax; what it is multiplied by is. */
+    /* Not p is divided by the sum of the softmax, but what p is multiplied by. */
     mth__hlo_val over_sum = mth__hlo_binary(hlo, "divide", mth__hlo_splat(hlo, sum.dtype, sum.shape, 1), sum),
                  dout_over =
                      mth__hlo_binary(hlo, "multiply", dout, of_rows(hlo, finite_or_zero(hlo, over_sum), dout.shape));
@@ -134,7 +134,7 @@ void mth__hlo_attention_grad(mth__hlo_call *call) { /* q, k, v, o, most, sum, do
     over_sum = of_rows(hlo, mth__hlo_binary_scalar(hlo, "multiply", over_sum, call->attrs->scale), p.shape);
     mth__hlo_val ds = mth__hlo_binary(hlo, "multiply", p, mth__hlo_binary(hlo, "subtract", dp, delta));
     ds = seen_or(hlo, &sight, mth__hlo_binary(hlo, "multiply", ds, over_sum), 0);
-    /* NaN in ds reaches all of a row of dk, and is to reach that of dv. */
+    /* A NaN in ds reaches a whole row of dk, and must reach the same row of dv. */
     mth__hlo_val dk = over_queries(hlo, ds, q), dv = over_queries(hlo, p, dout_over),
                  first = mth__hlo_slice(hlo, dk, 3, 0, 1);
     call->out[0].value = over_keys(hlo, ds, k);

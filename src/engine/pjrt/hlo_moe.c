@@ -19,7 +19,7 @@ static mth__hlo_val only(mth__hlo *hlo, mth__hlo_val on, mth__hlo_val x) {
 static mth__hlo_val times(mth__hlo *hlo, mth__hlo_val x, mth__hlo_val by) { /* x[a, b, ...] * by[a, b] */
     return mth__hlo_binary(hlo, "multiply", x, mth__hlo_broadcast(hlo, by, x.shape, (int[]){0, 1}));
 }
-/* Of a[n, m] and its shape's flat index: a * m + b */
+/* The flat index of element (a, b) where rows have m elements. */
 static mth__hlo_val flat_index(mth__hlo *hlo, mth__hlo_val a, int64_t m, mth__hlo_val b) {
     return mth__hlo_binary(hlo, "add", mth__hlo_binary_scalar(hlo, "multiply", a, (double)m), b);
 }
@@ -107,7 +107,7 @@ void mth__hlo_moe_combine_weights_grad(mth__hlo_call *call) { /* y, rows, expert
 
 /* ---------------------------------------------------------------- experts */
 static const int batch[] = {0};
-void mth__hlo_moe_matmul(mth__hlo_call *call) { /* the caller has filled the padding of i */
+void mth__hlo_moe_matmul(mth__hlo_call *call) { /* the caller has filled the padding along the factor i */
     mth__hlo *hlo = call->hlo;
     const int i = call->attrs->transposed ? 2 : 1;
     call->out[0].value = only(hlo, used(hlo, call->in[2].value),

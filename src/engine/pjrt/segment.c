@@ -122,7 +122,7 @@ static const mth__instr *head(merging *pass, int role_number) {
     return pass->at[role_number] < at->instr.n ? &at->instr.at[pass->at[role_number]] : NULL;
 }
 
-/* Of one microbatch on its way through one stage, or both of none. */
+/* Do both belong to one microbatch on its way through one stage, or both to no microbatch? */
 static bool same_unit(const mth__instr *a, const mth__instr *b) {
     return a->label.microbatch == b->label.microbatch &&
         (a->label.microbatch < 0 || mth__same_unit(&a->label, &b->label));
