@@ -19,8 +19,6 @@ typedef struct {
     size_t fixed;
     /* as the backend's options say */
     bool communication_optimization, overlap, pipeline_communication;
-    /* pipeline_communication: communications above this are cut */
-    int64_t chunk_bytes;
     mth__when sequence; /* sequence parallelism, shard_sequence.c */
     bool auto_sharding;
     int64_t partition_dims; /* auto_sharding: dimensions of one parameter that it may split; 0: any */

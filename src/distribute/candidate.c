@@ -3,13 +3,14 @@
 #include "distribute/fold.h"
 #include <string.h>
 
-static const int64_t SMALL = 4 << 10; /* bytes: a parameter that the search leaves to propagation */
-
+/* Others are left to propagation. */
 bool mth__searched(const mth__value *value) {
     bool said = value->pinned;
     for (int d = 0; d < value->shape.rank; d++) said |= value->fixed[d];
     if (said || value->shape.rank < 2 || value->sharding.on->count == 1) return false;
-    return mth__shape_size(value->shape) * (int64_t)mth_dtype_size(value->dtype) >= SMALL;
+    const mth__placement *on = value->sharding.on;
+    return mth__worth_parts(
+        on, (1 << on->naxes) - 1, mth__shape_size(value->shape) * (int64_t)mth_dtype_size(value->dtype));
 }
 
 uint64_t mth__group_role(mth__role_walk *walk, const mth__value *value) {

@@ -1,10 +1,12 @@
-/* pipeline_communication: a communication of more than chunk_bytes travels in chunks along a dimension that no axis
+/* pipeline_communication: a communication of more than a chunk travels in chunks along a dimension that no axis
  * splits. The matrix product that makes the value and the elementwise rows that read it are cut with it where they can
  * be, so that the chunks of one overlap with the others' (overlap.c); else the value is cut and joined again. */
 #include "distribute/decide.h"
 #include <string.h>
 
 enum { CHAIN = 4, CHUNKS = 16 };
+/* A chunk takes so many times the latency that each one costs: 256 KiB on the nominal machine. */
+static const double CHUNK = 2.62144;
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
@@ -72,15 +74,15 @@ static bool find_plan(const chunk_pass *pass, mth__node *node, plan *chunked) {
     const mth__value *value = node->in[0], *to = node->out[0];
     int64_t a = mth__local_size(value->shape, &value->sharding), b = mth__local_size(value->shape, &to->sharding);
     int64_t bytes = (a > b ? a : b) * (int64_t)mth_dtype_size(value->dtype);
-    if (bytes <= pass->options.chunk_bytes) return false;
+    int64_t chunk = mth__latency_bytes(value->sharding.on, node->attrs.axes, CHUNK);
+    if (bytes <= chunk) return false;
     chunked->node = node;
     for (chunked->dim = 0; chunked->dim < value->shape.rank; chunked->dim++)
         if (value->shape.dim[chunked->dim] > 1 && whole_in(&value->sharding, chunked->dim) &&
             whole_in(&to->sharding, chunked->dim))
             break;
     if (chunked->dim == value->shape.rank) return false;
-    int64_t chunks = mth__ceil_div(bytes, pass->options.chunk_bytes);
-    if (chunks > CHUNKS) chunks = CHUNKS;
+    int64_t chunks = chunk < mth__ceil_div(bytes, CHUNKS) ? CHUNKS : mth__ceil_div(bytes, chunk);
     chunked->chunks = (int)(chunks < value->shape.dim[chunked->dim] ? chunks : value->shape.dim[chunked->dim]);
     find_maker(pass, chunked);
     find_chain(pass, chunked);
@@ -174,7 +176,6 @@ mth_status mth__chunk_communication(mth__graph *graph, const mth__distribute_opt
         .uses = mth__graph_uses(arena, graph),
         .reader = NEW_ARRAY(arena, mth__node *, graph->values),
         .absorbed = NEW_ARRAY(arena, bool, graph->node.n + 1)};
-    if (pass.options.chunk_bytes <= 0) pass.options.chunk_bytes = 256 << 10;
     for (size_t i = 0; i < graph->node.n; i++)
         for (int j = 0; j < graph->node.at[i]->nin; j++) pass.reader[graph->node.at[i]->in[j]->id] = graph->node.at[i];
     for (size_t i = 0; i < graph->output.n; i++) pass.reader[graph->output.at[i].value->id] = NULL;

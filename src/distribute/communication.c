@@ -5,7 +5,9 @@
 #include "distribute/decide.h"
 #include <string.h>
 
-static const int64_t SMALL = 64 << 10, BATCH = 1 << 20; /* bytes of one that is merged, of a merged one */
+/* Of one that is merged and of a merged one, at most: bytes that take so many times the latency that merging saves;
+ * 64 KiB and 1 MiB on the nominal machine. */
+static const double SMALL = 0.65536, BATCH = 10.48576;
 
 typedef struct {
     mth__graph *graph;
@@ -71,10 +73,14 @@ static int64_t rows_of(const mth__node *node) {
     return in > out ? in : out;
 }
 
+static int64_t limit_of(const mth__node *node, double latencies) {
+    return mth__latency_bytes(node->in[0]->sharding.on, node->attrs.axes, latencies);
+}
+
 static bool mergeable(const mth__node *node) {
     const mth__value *value = node->in[0];
     int64_t bytes = bytes_of(node), in = parts_of(value), out = parts_of(node->out[0]);
-    if (bytes <= 0 || bytes >= SMALL || !in || !out) return false;
+    if (bytes <= 0 || bytes >= limit_of(node, SMALL) || !in || !out) return false;
     /* in a pipeline each has its turn */
     if (node->op->row == MTH__ROW_transfer)
         return node->label.region < 0 && !value->sharding.partial && in == 1 && out == 1;
@@ -180,7 +186,7 @@ static void join(gathering *pass, mth__node *node) {
         else if (to < 0 && together(pass->open[k]->node[0], node))
             to = k;
     }
-    if (to >= 0 && (pass->open[to]->n == MTH__MAX_IN || pass->open[to]->bytes + bytes > BATCH))
+    if (to >= 0 && (pass->open[to]->n == MTH__MAX_IN || pass->open[to]->bytes + bytes > limit_of(node, BATCH)))
         close(pass, pass->open[empty = to]), to = -1;
     if (to < 0) {
         to = empty >= 0 ? empty : node->id % OPEN;

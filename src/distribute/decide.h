@@ -19,6 +19,11 @@ enum { MTH__MOST_MOVES = 32 };
    which is 0 where the two are equal. */
 int mth__moves(mth__shape, size_t element, const mth__sharding *from, const mth__sharding *to, mth__move *moves);
 double mth__move_cost(mth__shape, size_t element, const mth__sharding *from, const mth__move *);
+/* The bytes that the slowest link of a communication over these axes of the placement moves in so many times its
+   latency. axes = 0: between any devices. */
+int64_t mth__latency_bytes(const mth__placement *, int64_t axes, double latencies);
+/* Whether a parameter of so many bytes is large enough that its parts are worth a message over these axes. */
+bool mth__worth_parts(const mth__placement *, int64_t axes, int64_t bytes);
 double mth__flops_rate(const mth__node *); /* a second, in the dtype of the operands (mth__operand_dtype) */
 /* elements on the first device, which has the most */
 int64_t mth__local_size(mth__shape, const mth__sharding *);
@@ -69,7 +74,7 @@ mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, co
 void mth__prune(mth__graph *);
 /* redundant.c: takes out transfers of what is there already. */
 mth_status mth__drop_redundant(mth__graph *);
-/* chunk.c: cuts communications of more than chunk_bytes. */
+/* chunk.c: cuts large communications. */
 mth_status mth__chunk_communication(mth__graph *, const mth__distribute_options *);
 
 static inline bool mth__is_comm(const mth__node *node) { return (node->op->flags & MTH__COMM) != 0; }

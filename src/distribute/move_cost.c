@@ -1,5 +1,6 @@
 /* The largest parts of a split value, and the seconds of one move of it. */
 #include "distribute/decide.h"
+#include <math.h>
 
 int64_t mth__split_size(int64_t n, const mth__split *split, const mth__placement *on) {
     int64_t grain = split->grain > 1 ? split->grain : 1;
@@ -37,6 +38,16 @@ static passage passage_of(const mth__placement *on, int64_t axes) {
     }
     if (link.rate == 0) link.rate = model->slowest_rate, link.latency = model->slowest_latency;
     return link;
+}
+
+int64_t mth__latency_bytes(const mth__placement *on, int64_t axes, double latencies) {
+    const passage crossing = passage_of(on, axes);
+    const double bytes = latencies * crossing.latency * crossing.rate, most = 0x1p61; /* two of them have a sum */
+    return llround(bytes < most ? bytes : most);
+}
+
+bool mth__worth_parts(const mth__placement *on, int64_t axes, int64_t bytes) {
+    return bytes >= mth__latency_bytes(on, axes, 0.04096); /* 4 KiB on the nominal machine */
 }
 
 double mth__move_cost(mth__shape shape, size_t element, const mth__sharding *from, const mth__move *move) {

@@ -84,6 +84,24 @@ GUARDED(communication_costs_what_its_axis_does) {
     CHECK(mth__cost_reshard(&v, &outer, &whole) == 5e-6 + 0.5 * bytes / 2 / 1e9);
 }
 
+/* Of the slowest link of the axes; figures of the nominal machine are whole numbers of bytes. */
+GUARDED(latencies_are_counted_in_bytes) {
+    mth__mesh *mesh = MESH(a, 2, 4);
+    const mth__placement *on = mth__place_whole(mesh);
+    CHECK(mth__latency_bytes(on, 1, 1) == 100000 && mth__latency_bytes(on, 0, 0.65536) == 64 << 10);
+    CHECK(mth__latency_bytes(on, 3, 2.62144) == 256 << 10 && mth__latency_bytes(on, 2, 10.48576) == 1 << 20);
+    CHECK(mth__worth_parts(on, 3, 4096) && !mth__worth_parts(on, 3, 4095));
+    mth__mesh_use(
+        mesh, parsed("flops float32 1\nmemory_rate 1\nkernel_latency 0\nlink_rate 8e9 1e9\nlink_latency 1e-6 5e-6\n"));
+    CHECK(mth__latency_bytes(on, 2, 2) == 16000 && mth__latency_bytes(on, 1, 2) == 10000); /* axis 1 is innermost */
+    CHECK(mth__latency_bytes(on, 3, 2) == 10000 && mth__latency_bytes(on, 0, 2) == 10000);
+    CHECK(!mth__worth_parts(on, 2, 327) && mth__worth_parts(on, 2, 328)); /* 0.04096 x 8000 */
+    mth__mesh_use(mesh, parsed("flops float32 1\nmemory_rate 1\nkernel_latency 0\nlink_rate 1e30\nlink_latency 0\n"));
+    CHECK(mth__latency_bytes(on, 1, 3) == 0 && mth__worth_parts(on, 1, 1));
+    mth__mesh_use(mesh, parsed("flops float32 1\nmemory_rate 1\nkernel_latency 0\nlink_rate 1e30\nlink_latency 1\n"));
+    CHECK(mth__latency_bytes(on, 1, 3) == (int64_t)1 << 61);
+}
+
 /* Rows split over axes (0, 1), wanted over (1, 0): gathered and cut, or one transfer of boxes. The bytes decide, not
  * the elements: some values go one way in 4 bytes an element, the other in 8. */
 GUARDED(moves_are_priced_by_the_bytes_of_an_element) {

@@ -212,9 +212,17 @@ static mth__value *row_parallel(world *w, int64_t rows) {
     mth__value *y = contract(w, "bi,io->bo", x, PIN(w, parameter(w, "weight", SHAPE(64, 128)), 0, -1));
     return one(w, "relu", two(w, "add", y, parameter(w, "bias", SHAPE(128))));
 }
+/* The nominal machine with another latency of its links. Chunks are in proportion to it. */
+static void links_of(world *w, const char *latency) {
+    mth__machine *machine = NULL;
+    const char *text = mth__format(
+        w->arena, "flops float32 50e9\nmemory_rate 10e9\nkernel_latency 0\nlink_rate 5e9\nlink_latency %s\n", latency);
+    CHECK_STATUS(mth__machine_parse(w->arena, "links", text, &machine));
+    mth__mesh_use(w->mesh, machine);
+}
 WORLD_TEST(large_communication_is_cut, 4) {
     w->options.pipeline_communication = true;
-    w->options.chunk_bytes = 16 << 10;
+    links_of(w, "1.25e-6"); /* of 16 KiB, where those of 20e-6 are of 256 KiB */
     output(w, "output", row_parallel(w, 128));
     TRY(plan(w, false));
     CHECK(count(w, "all_reduce") == 4 && count(w, "contract") == 1 && count(w, "add") == 4 && count(w, "relu") == 4);
@@ -222,7 +230,7 @@ WORLD_TEST(large_communication_is_cut, 4) {
 }
 WORLD_TEST(the_product_is_cut_with_it_where_they_overlap, 4) {
     w->options.pipeline_communication = w->options.overlap = true;
-    w->options.chunk_bytes = 16 << 10;
+    links_of(w, "1.25e-6"); /* of 16 KiB, where those of 20e-6 are of 256 KiB */
     output(w, "output", row_parallel(w, 128));
     TRY(plan(w, false));
     CHECK(count(w, "all_reduce") == 4 && count(w, "contract") == 4);
@@ -236,14 +244,15 @@ WORLD_TEST(the_product_is_cut_with_it_where_they_overlap, 4) {
 }
 WORLD_TEST(communication_that_is_small_is_left, 4) {
     w->options.pipeline_communication = true;
-    w->options.chunk_bytes = 1 << 20;
+    links_of(w, "80e-6");
     output(w, "output", row_parallel(w, 128));
     TRY(plan(w, false));
     CHECK(count(w, "all_reduce") == 1 && count(w, "concat") == 0);
     return NULL;
 }
-WORLD_TEST(sums_of_sharded_gradients_are_merged, 2, 2) {
-    mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {0}}}}, .rank = 2}};
+/* Six gradients of weights and biases, summed over the axis of the data: by how many all_reduces. */
+static int sums_over_data(world *w) {
+    static const mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {0}}}}, .rank = 2}};
     w->options.spec = spec;
     w->options.specs = 1;
     w->options.communication_optimization = true;
@@ -258,12 +267,15 @@ WORLD_TEST(sums_of_sharded_gradients_are_merged, 2, 2) {
                 parameter(w, name, SHAPE(8))));
     }
     output(w, "output", x);
-    TRY(plan(w, true));
+    CHECK_STATUS(plan(w, true));
     int over_data = 0;
     for (size_t i = 0; i < w->graph->node.n; i++)
-        over_data += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && w->graph->node.at[i]->attrs.axes == 1;
-    /* of six gradients: whole ones, ones split along their rows, and those split along columns by themselves */
-    CHECK(over_data <= 4);
+        over_data += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && (w->graph->node.at[i]->attrs.axes & 1);
+    return over_data;
+}
+WORLD_TEST(sums_of_sharded_gradients_are_merged, 2, 2) {
+    /* whole ones, ones split along their rows, and those split along columns by themselves */
+    CHECK(sums_over_data(w) <= 4);
     for (size_t i = 0; i < w->graph->output.n; i++) {
         const mth__output *o = &w->graph->output.at[i];
         for (size_t k = 0; k < w->graph->parameter.n && o->is_gradient; k++)
@@ -271,6 +283,12 @@ WORLD_TEST(sums_of_sharded_gradients_are_merged, 2, 2) {
                 CHECK(mth__sharding_equal(
                     &o->value->sharding, &w->graph->parameter.at[k]->sharding, o->value->shape.rank));
     }
+    return NULL;
+}
+
+WORLD_TEST(sums_are_left_apart_where_each_takes_many_latencies, 2, 2) {
+    links_of(w, "1e-9"); /* 5 bytes */
+    CHECK(sums_over_data(w) == 6);
     return NULL;
 }
 
