@@ -266,6 +266,8 @@ typedef struct mth_array mth_array;
 typedef struct {
     const char *name;
     mth_array *array;
+    const char
+        *given; /* for errors: the dtype of the caller's own data, "uint8", where the array has another; or NULL */
 } mth_named;
 /* Data on the backend's devices. `spec`: NULL is replicated over the whole mesh (held once where devices share memory),
    else a list with an entry a dimension: a mesh axis, a list of axes, or None. Shapes are global. Data given is copied,

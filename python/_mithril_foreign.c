@@ -253,7 +253,7 @@ static mth_array *convert(const conversion *target, PyObject *object) {
 
 mth_array *to_array(module_state *state, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted,
     const mth_arg *spec) {
-    return convert(&(conversion){state, backend, name, wanted, spec, 0, 0}, object);
+    return convert(&(conversion){state, backend, name, wanted, spec, 0, 0, NULL}, object);
 }
 
 /* ---------------------------------------------------------------- lists */
@@ -434,7 +434,8 @@ int to_named(module_state *state, mth_backend *backend, const mth_compiled *comp
         const char *called = label ? PyUnicode_AsUTF8AndSize(label, NULL) : NULL;
         named[i].name = name;
         if (called)
-            named[i].array = convert(&(conversion){state, backend, called, 0, NULL, 1, mth_takes_mask(compiled, name)},
+            named[i].array = convert(
+                &(conversion){state, backend, called, 0, NULL, 1, mth_takes_mask(compiled, name), &named[i].given},
                 PyTuple_GetItem(item, 1));
         Py_XDECREF(label);
         if (!named[i].array) break;

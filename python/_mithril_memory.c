@@ -98,5 +98,6 @@ mth_array *array_of_view(const conversion *c, const view *v, source **from) {
             TEXT("free other arrays first, or give smaller ones"));
     if (job.lost >= 0) return raise_unfit(c, v, dtype, job.lost);
     if (job.borrowed) *from = NULL;
+    if (c->given && v->dtype != dtype) *c->given = view_dtype_name(v);
     return job.array;
 }

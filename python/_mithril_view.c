@@ -202,6 +202,11 @@ int view_of_dlpack(module_state *s, const char *name, const dlpack_tensor *t, vi
 /* ---------------------------------------------------------------- conversion of elements */
 enum { PIECE = 1024 }; /* elements that are converted at once */
 
+const char *view_dtype_name(const view *v) {
+    static const char *const integers[][4] = {
+        {"int8", "int16", "int32", "int64"}, {"uint8", "uint16", "uint32", "uint64"}};
+    return v->dtype ? mth_dtype_name(v->dtype) : integers[v->kind == 'u'][__builtin_ctz((unsigned)v->size)];
+}
 mth_dtype view_dtype(const view *v) {
     if (v->kind == 'f') return MTH_FLOAT32;
     if (v->kind == 'b') return MTH_BOOL;

@@ -28,7 +28,8 @@ int refuse_elements(module_state *, const char *name, PyObject *what, const char
 #define COMPLEX_FIX "they are complex: give their parts apart, x.real and x.imag"
 #define CAST_FIX "cast it first: numpy.asarray(x).astype(\"float32\"), or \"int64\" for ids"
 
-mth_dtype view_dtype(const view *); /* that of an array with such elements, unless another is asked for */
+const char *view_dtype_name(const view *); /* that of the elements, "uint8" */
+mth_dtype view_dtype(const view *);        /* that of an array with such elements, unless another is asked for */
 /* Whether the memory is what an array of the dtype has: then it needs no packing. */
 int view_is_direct(const view *, mth_dtype);
 /* All elements row-major in the dtype. `lost`: the index of the first one that the dtype can't hold: an integer out of
@@ -65,8 +66,9 @@ typedef struct {
     const char *name;
     mth_dtype wanted;
     const mth_arg *spec;
-    int borrow; /* of evaluate, which takes no dtype */
-    int exact;  /* float64 stays: it is a mask's */
+    int borrow;         /* of evaluate, which takes no dtype */
+    int exact;          /* float64 stays: it is a mask's */
+    const char **given; /* where to put the name of the data's dtype if the array has another; or NULL */
 } conversion;
 
 /* Takes over `from` where it gives an array that borrows the memory. NULL: an error is set. */

@@ -148,7 +148,9 @@ mth_dtype mth__input_dtype(const mth_compiled *compiled, mth_dtype dtype) {
 }
 
 static mth__input_description description_of(const mth_compiled *compiled, const mth_named *input) {
-    return (mth__input_description){input->name, mth__input_dtype(compiled, input->array->dtype), input->array->shape};
+    const mth_dtype own = input->array->dtype, dtype = mth__input_dtype(compiled, own);
+    const char *given = input->given ? input->given : dtype != own ? mth_dtype_name(own) : NULL;
+    return (mth__input_description){input->name, dtype, input->array->shape, given};
 }
 
 /* Inputs that the outputs don't need are not looked at, but that each is given once. */

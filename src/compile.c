@@ -254,6 +254,7 @@ static void copy_request(mth__arena *arena, const mth__request *from, mth__reque
     for (size_t i = 0; i < from->inputs; i++) {
         to->input[i] = from->input[i];
         to->input[i].name = mth__copy_text(arena, from->input[i].name);
+        if (from->input[i].given) to->input[i].given = mth__copy_text(arena, from->input[i].given);
     }
     to->seeded = NEW_ARRAY(arena, bool, from->outputs);
     if (from->outputs) memcpy(to->seeded, from->seeded, from->outputs * sizeof(bool));

@@ -36,9 +36,9 @@ char *mth__value_text(const mth__value *value) {
     }
     const char *name = value->name ? value->name : value->wire;
     if (!name && value->node && value->node->label.module)
-        return F("a value inside %s: %s %s%s", value->node->label.module, mth_dtype_name(value->dtype), shape, where);
+        return F("a value inside %s: %s %s%s", value->node->label.module, mth__value_dtype(value), shape, where);
     mth__print(number, sizeof number, "%%%d", value->id);
-    return F("%s: %s %s%s", name ? name : number, mth_dtype_name(value->dtype), shape, where);
+    return F("%s: %s %s%s", name ? name : number, mth__value_dtype(value), shape, where);
 }
 
 const char *mth__value_label(mth__arena *arena, const mth__value *value) {

@@ -18,7 +18,8 @@ typedef struct mth__value {
     /* of a block's output: the user's name of the connection, for errors; else NULL */
     const char *wire;
     mth_dtype dtype;
-    mth__shape shape; /* global */
+    const char *given; /* of an input, for errors: the dtype that the user's data has, where it is another; else NULL */
+    mth__shape shape;  /* global */
     mth__node *node;
     int index;                            /* its maker */
     const struct mth__value *gradient_of; /* of a gradient: what it is the gradient of; else NULL */
@@ -142,6 +143,10 @@ mth__graph *mth__graph_new(mth__arena *, mth__mesh *);
 mth__value *mth__graph_value(mth__graph *, mth__value_kind, const char *name, mth_dtype, mth__shape);
 /* Malloc'ed, for mth__error_tensor: "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
 char *mth__value_text(const mth__value *);
+/* "uint8", as the user knows it */
+static inline const char *mth__value_dtype(const mth__value *value) {
+    return value->given ? value->given : mth_dtype_name(value->dtype);
+}
 const char *mth__value_label(mth__arena *, const mth__value *); /* "input", "linear_0.weight", "%12" */
 /* invariants: order, links, ids; INTERNAL where broken */
 mth_status mth__graph_check(const mth__graph *);

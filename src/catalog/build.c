@@ -61,7 +61,7 @@ static mth_status wrong_dtype(const mth__node *node, int j, const char *takes, c
     char room[24];
     return mth__row_type_error(node,
         F("%s of %s is %s, it takes %s", mth__arg_name(node->op, j, room), node->op->name,
-            mth_dtype_name(node->in[j]->dtype), takes),
+            mth__value_dtype(node->in[j]), takes),
         F("give it as %s", fix));
 }
 /* Rows of any dtype that take several operands give one tensor of all of them. */
@@ -69,8 +69,8 @@ static mth_status check_any(const mth__node *node, int j) {
     const mth_dtype first = node->in[0]->dtype, other = node->in[j]->dtype;
     if (node->op->linear != MTH__LINEAR_JOINT || first == other) return NULL;
     return mth__row_type_error(node,
-        F("the operands of %s have two dtypes, %s and %s", node->op->name, mth_dtype_name(first),
-            mth_dtype_name(other)),
+        F("the operands of %s have two dtypes, %s and %s", node->op->name, mth__value_dtype(node->in[0]),
+            mth__value_dtype(node->in[j])),
         F("give all of them as %s", mth_dtype_name(mth__is_float(other) && !mth__is_float(first) ? other : first)));
 }
 static bool binds(const mth__op *op, int j) {

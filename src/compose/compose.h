@@ -114,6 +114,7 @@ typedef struct {
     const char *name;
     mth_dtype dtype;
     mth__shape shape;
+    const char *given; /* the dtype as the user has it, where that is another; else NULL */
 } mth__input_description;
 /* Sets ids[i] for each input number i that a module reads as ids or as a mask: floating numbers in it are a mask's. */
 void mth__model_id_inputs(mth__arena *scratch, const mth_model *, bool *ids);

@@ -292,6 +292,7 @@ mth_status mth__expand(const mth_model *model, const mth__input_description *giv
         known[k] = true;
         TRY(check_input(description));
         in[i] = mth__graph_value(graph, MTH__VALUE_INPUT, description->name, description->dtype, description->shape);
+        if (description->given) in[i]->given = mth__copy_text(graph->arena, description->given);
     }
     for (size_t k = 0; k < count; k++)
         if (!known[k]) return extra_input(graph, model, given[k].name);

@@ -42,23 +42,21 @@ char *mth__port_text(const char *port, const mth__value *value) {
     const char *connection = value->name ? value->name : value->wire;
     mth__shape_write(shape, sizeof shape, value->shape);
     if (connection && strcmp(connection, port))
-        return F("%s ('%s'): %s %s", port, connection, mth_dtype_name(value->dtype), shape);
-    return F("%s: %s %s", port, mth_dtype_name(value->dtype), shape);
+        return F("%s ('%s'): %s %s", port, connection, mth__value_dtype(value), shape);
+    return F("%s: %s %s", port, mth__value_dtype(value), shape);
 }
 
 mth_status mth__need_float(const mth__value *value, const char *port) {
     if (mth__is_float(value->dtype)) return NULL;
-    return mth__error_tensor(
-        FAIL(MTH_ERROR_TYPE, F("%s must be floating, it is %s", port, mth_dtype_name(value->dtype)),
-            F("give %s as float32 (integers that are ids go through an Embedding)", port)),
+    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be floating, it is %s", port, mth__value_dtype(value)),
+                                 F("give %s as float32 (integers that are ids go through an Embedding)", port)),
         mth__port_text(port, value));
 }
 
 mth_status mth__need_ids(const mth__value *value, const char *port) {
     if (mth__is_integer(value->dtype)) return NULL;
-    return mth__error_tensor(
-        FAIL(MTH_ERROR_TYPE, F("%s must be integers, it is %s", port, mth_dtype_name(value->dtype)),
-            F("give %s as int32 or int64", port)),
+    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be integers, it is %s", port, mth__value_dtype(value)),
+                                 F("give %s as int32 or int64", port)),
         mth__port_text(port, value));
 }
 

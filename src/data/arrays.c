@@ -118,7 +118,7 @@ void mth_arrays_free(mth_arrays *arrays) {
 
 size_t mth_arrays_get_count(const mth_arrays *arrays) { return arrays ? arrays->count : 0; }
 mth_named mth_arrays_get(const mth_arrays *arrays, size_t i) {
-    return i < mth_arrays_get_count(arrays) ? arrays->item[i] : (mth_named){NULL, NULL};
+    return i < mth_arrays_get_count(arrays) ? arrays->item[i] : (mth_named){NULL, NULL, NULL};
 }
 
 mth_array *mth_arrays_find(const mth_arrays *arrays, const char *name) {

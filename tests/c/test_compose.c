@@ -313,6 +313,12 @@ TEST(inputs_that_do_not_fit) {
     CHECK_FAILS(EXPAND(m, NULL, FLOATS("tokens", 2, 3), FLOATS("tokens", 2, 3)), MTH_ERROR_KEY, "given twice");
     CHECK_FAILS(EXPAND(m, NULL, FLOATS("tokens", 2, 0)), MTH_ERROR_VALUE, "nothing along dimension 1");
     CHECK_FAILS(EXPAND(m, NULL, IDS("tokens", 2, 3)), MTH_ERROR_TYPE, "linear_0: input must be floating, it is int32");
+    CHECK_FAILS(EXPAND(m, NULL,
+                    {
+                        "tokens", MTH_INT32, X(2, 3)
+                        , "uint8"
+                    }),
+        MTH_ERROR_TYPE, "linear_0: input must be floating, it is uint8");
     mth_model_free(m);
     m = model();
     ADD(m, "Embedding", MTH_OPTIONS({"vocab_size", mth_int(7)}, {"embedding_dim", mth_int(4)}), NOTHING, MTH_PLAIN);

@@ -1,5 +1,5 @@
-"""The mistakes of test_errors.py, fourth part: shared weights, outputs that something reads, options that say
-nothing."""
+"""The mistakes of test_errors.py, fourth part: shared weights, outputs that something reads, dtypes, options that
+say nothing."""
 
 import numpy as np
 
@@ -173,6 +173,30 @@ def a_gradient_of_an_input_that_no_output_needs(fixed):
     compiled = compile_on((1,), model, outputs=["y"])
     slope = {"y": random(4, 3)}
     compiled.evaluate(compiled.get_parameters({"x": X}), {"x": X}, slope, ["x"] if fixed else ["t"])
+
+
+# ---------------------------------------------------------------- dtypes, as the user's data has them
+@case
+def bytes_as_floats(fixed):
+    run(LINEAR, {"x": np.ones((4, 6), np.float32 if fixed else np.uint8)})
+
+
+@case
+def short_integers_of_two_bytes_as_floats(fixed):
+    """In the order of another machine."""
+    run(chain(ml.Relu()), {"x": np.ones((4, 6), np.float32 if fixed else ">i2")})
+
+
+@case
+def doubles_as_ids(fixed):
+    run(chain(ml.Embedding(11, 6)), {"x": np.ones((2, 3), np.int64 if fixed else np.float64)})
+
+
+@case
+def bytes_beside_floats(fixed):
+    model = ml.Model()
+    model |= ml.Concat(axis=0)(inputs=["x", "z"], output="y")
+    run(model, {"x": np.ones((4, 6), np.float32), "z": np.ones((2, 6), np.float32 if fixed else np.uint8)})
 
 
 # ---------------------------------------------------------------- options
