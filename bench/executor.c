@@ -32,9 +32,9 @@ static mth_status time_job(void *argument) {
     mth__arena *arena = mth__arena_new();
     mth__mesh *mesh;
     TRY(mth__mesh_new(arena, 1, (int64_t[]){j->devices}, &mesh));
-    mth__program *p = NEW(arena, mth__program);
-    p->arena = arena;
-    p->mesh = mesh;
+    mth__program *program = NEW(arena, mth__program);
+    program->arena = arena;
+    program->mesh = mesh;
     mth__sharding whole = {.on = mth__place_whole(mesh)}, partial = {.on = mth__place_whole(mesh), .partial = 1};
     mth__shape shape = {1, {j->elements}};
     mth__role role = {.ndevice = j->devices, .device = mth__place_whole(mesh)->device};
@@ -54,7 +54,7 @@ static mth_status time_job(void *argument) {
     mth__attrs *attrs = NEW(arena, mth__attrs);
     for (int i = 0; i < j->n; i++) {
         if (j->all_reduce)
-            PUSH(arena, p->channel,
+            PUSH(arena, program->channel,
                 (mth__channel){.kind = MTH__ALL_REDUCE,
                     .algorithm = j->algorithm,
                     .dtype = MTH_FLOAT32,
@@ -74,16 +74,16 @@ static mth_status time_job(void *argument) {
                 .out = value + 1,
                 .scratch = -1});
     }
-    PUSH(arena, p->role, role);
-    p->role_of = NEW_ARRAY(arena, int32_t, j->devices);
-    PUSH(arena, p->entry, (mth__entry){.name = "x"});
+    PUSH(arena, program->role, role);
+    program->role_of = NEW_ARRAY(arena, int32_t, j->devices);
+    PUSH(arena, program->entry, (mth__entry){.name = "x"});
     mth__engine *engine;
-    mth__executable *x;
+    mth__executable *executable;
     mth__buffer *entry[64], *exit[64] = {NULL};
     const mth__opt options[] = {{"threads", MTH__OPT_SIZE, "None", "", NULL}, {0}};
     mth_arg count = threads ? mth_int(threads) : MTH_NONE;
-    TRY(native->open(&(mth__engine_setup){p->mesh, (const mth__opt *const[]){options, NULL}, &count}, &engine));
-    TRY(native->load(engine, p, NULL, &x));
+    TRY(native->open(&(mth__engine_setup){program->mesh, (const mth__opt *const[]){options, NULL}, &count}, &engine));
+    TRY(native->load(engine, program, NULL, &executable));
     for (int d = 0; d < j->devices; d++) {
         TRY(native->memory.new(engine, d, j->elements * 4, &entry[d]));
         memset(native->memory.host(entry[d]), 0, (size_t)j->elements * 4);
@@ -92,7 +92,7 @@ static mth_status time_job(void *argument) {
     double begin = seconds();
     for (int i = 0; i < 5 || (seconds() - begin < 0.5 && i < 200); i++) {
         double t = seconds();
-        TRY(native->run(x, entry, exit, &(mth__control){.recorder = j->recorder}));
+        TRY(native->run(executable, entry, exit, &(mth__control){.recorder = j->recorder}));
         t = seconds() - t;
         static mth__recorded event[4096];
         while (j->recorder && mth__recorder_take(j->recorder, event, 4096)) continue;
@@ -100,15 +100,15 @@ static mth_status time_job(void *argument) {
         for (int d = 0; d < j->devices; d++) native->memory.release(exit[d]);
     }
     for (int d = 0; d < j->devices; d++) native->memory.release(entry[d]);
-    native->unload(x);
+    native->unload(executable);
     native->close(engine);
     mth__arena_free(arena);
     return NULL;
 }
 static double measure(job j) {
-    mth_status s = mth__guard(time_job, &j);
-    if (s) {
-        fprintf(stderr, "%s\n", mth_error_get_message(s));
+    mth_status status = mth__guard(time_job, &j);
+    if (status) {
+        fprintf(stderr, "%s\n", mth_error_get_message(status));
         exit(1);
     }
     return j.best;
@@ -124,9 +124,9 @@ int main(int argc, char **argv) {
         printf("direct all_reduce of one element, %d devices\t%.2f\tus\n", devices,
             1e6 * measure((job){.devices = devices, .n = 2000, .all_reduce = true, .elements = 1}) / 2000);
     mth__recorder *recorder;
-    mth_status s = mth__recorder_new(64, 1 << 17, &recorder);
-    if (s) {
-        fprintf(stderr, "%s\n", mth_error_get_message(s));
+    mth_status status = mth__recorder_new(64, 1 << 17, &recorder);
+    if (status) {
+        fprintf(stderr, "%s\n", mth_error_get_message(status));
         return 1;
     }
     for (int turn = 0; turn < 6; turn++)

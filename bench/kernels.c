@@ -105,43 +105,47 @@ static double now(void) {
 static mth_status measure(void *arguments) {
     const bench_case *b = ((job *)arguments)->b;
     mth__arena *arena = mth__arena_new();
-    mth__operand o[OPERANDS + 1] = {0};
+    mth__operand operand[OPERANDS + 1] = {0};
     double bytes = 0;
     for (int i = 0; i < b->nin + b->nout; i++) {
         int64_t n = 1;
-        o[i].dtype = b->operand[i].dtype;
+        operand[i].dtype = b->operand[i].dtype;
         for (int d = 0; d < 6 && b->operand[i].dim[d]; d++) {
-            n *= o[i].shape.dim[o[i].shape.rank++] = b->operand[i].dim[d];
-            o[i].step[d] = 1;
+            n *= operand[i].shape.dim[operand[i].shape.rank++] = b->operand[i].dim[d];
+            operand[i].step[d] = 1;
         }
-        o[i].global = o[i].shape;
-        o[i].data = mth__malloc((size_t)n * 4);
+        operand[i].global = operand[i].shape;
+        operand[i].data = mth__malloc((size_t)n * 4);
         for (int64_t k = 0; k < n; k++) {
             if (b->operand[i].ids)
-                ((int32_t *)o[i].data)[k] = (int32_t)(k * 7919 % b->operand[i].ids);
+                ((int32_t *)operand[i].data)[k] = (int32_t)(k * 7919 % b->operand[i].ids);
             else
-                ((float *)o[i].data)[k] = (float)(k % 1013) / 500 + 0.01f;
+                ((float *)operand[i].data)[k] = (float)(k % 1013) / 500 + 0.01f;
         }
         bytes += 4.0 * (double)n;
     }
-    mth__call c = {
-        .op = mth__op_at(b->row), .attrs = &b->attrs, .nin = b->nin, .nout = b->nout, .in = o, .out = o + b->nin};
+    mth__call call = {.op = mth__op_at(b->row),
+        .attrs = &b->attrs,
+        .nin = b->nin,
+        .nout = b->nout,
+        .in = operand,
+        .out = operand + b->nin};
     mth__fault fault = {0};
-    c.fault = &fault;
-    TRY(mth__kernels[b->row].prepare(arena, &c));
-    c.shared = mth__malloc(c.call_scratch + 1);
-    void *scratch = mth__malloc(c.thread_scratch + 1);
+    call.fault = &fault;
+    TRY(mth__kernels[b->row].prepare(arena, &call));
+    call.shared = mth__malloc(call.call_scratch + 1);
+    void *scratch = mth__malloc(call.thread_scratch + 1);
     /* The best time of each chunk, added: other work on the machine spoils few of them. */
     int all = 0;
-    for (int p = 0; p < c.phases; p++) all += c.chunks[p];
+    for (int phase = 0; phase < call.phases; phase++) all += call.chunks[phase];
     double *chunk = NEW_ARRAY(arena, double, all), best = 0, longest = 0;
     const double begin = now();
     for (int r = 0; r < 50 && (r < 3 || now() - begin < 0.2); r++) {
         double *at = chunk;
-        for (int p = 0; p < c.phases; p++)
-            for (int i = 0; i < c.chunks[p]; i++, at++) {
+        for (int phase = 0; phase < call.phases; phase++)
+            for (int i = 0; i < call.chunks[phase]; i++, at++) {
                 const double t = now();
-                mth__kernels[b->row].run(&c, p, i, scratch);
+                mth__kernels[b->row].run(&call, phase, i, scratch);
                 if (!r || now() - t < *at) *at = now() - t;
             }
     }
@@ -151,9 +155,9 @@ static mth_status measure(void *arguments) {
     }
     printf("%-52s %9.3f ms  %7.1f %s  %d chunks of at most %.2f ms\n", b->name, best * 1e3,
         (b->flops > 0 ? b->flops : bytes) / best * 1e-9, b->flops > 0 ? "GFLOP/s" : "GB/s   ", all, longest * 1e3);
-    mth__free(c.shared);
+    mth__free(call.shared);
     mth__free(scratch);
-    for (int i = 0; i < b->nin + b->nout; i++) mth__free(o[i].data);
+    for (int i = 0; i < b->nin + b->nout; i++) mth__free(operand[i].data);
     mth__arena_free(arena);
     return NULL;
 }
@@ -164,9 +168,9 @@ int main(int argc, char **argv) {
         bool wanted = argc < 2;
         for (int a = 1; a < argc; a++) wanted |= strstr(cases[i].name, argv[a]) != NULL;
         if (!wanted) continue;
-        mth_status s = mth__guard(measure, &(job){&cases[i]});
-        if (s) {
-            fprintf(stderr, "%s\n", mth_error_get_message(s));
+        mth_status status = mth__guard(measure, &(job){&cases[i]});
+        if (status) {
+            fprintf(stderr, "%s\n", mth_error_get_message(status));
             return 1;
         }
         fflush(stdout);

@@ -75,27 +75,28 @@ static double compute_seconds(const mth__role *role, const mth__instr *instr) {
     return mth__cost_compute(&node, local, local + nin);
 }
 
-static double channel_seconds(const mth__channel *c) {
+static double channel_seconds(const mth__channel *channel) {
     static const enum mth__row row[] = {MTH__ROW_all_reduce, MTH__ROW_all_gather, MTH__ROW_reduce_scatter,
         MTH__ROW_all_to_all, MTH__ROW_broadcast, MTH__ROW_transfer};
-    return mth__move_cost(c->shape, mth_dtype_size(c->dtype), &c->from,
-        &(mth__move){.row = row[c->kind], .attrs = {.axes = c->axes}, .to = c->to});
+    return mth__move_cost(channel->shape, mth_dtype_size(channel->dtype), &channel->from,
+        &(mth__move){.row = row[channel->kind], .attrs = {.axes = channel->axes}, .to = channel->to});
 }
 
 /* Devices that share the machine's cores are priced at a share of it each; whoever has less to do leaves his share to
  * the others, so the machine is done after the mean of them. */
-static double predict(const mth__program *p) {
+static double predict(const mth__program *program) {
     double all = 0;
-    for (size_t r = 0; r < p->role.n; r++) {
+    for (size_t role_number = 0; role_number < program->role.n; role_number++) {
         double seconds = 0;
-        for (size_t i = 0; i < p->role.at[r].instr.n; i++) {
-            const mth__instr *instr = &p->role.at[r].instr.at[i];
-            if (instr->kind == MTH__COMPUTE) seconds += compute_seconds(&p->role.at[r], instr);
-            if (mth__has_channel(instr) && instr->nout) seconds += channel_seconds(&p->channel.at[instr->channel]);
+        for (size_t i = 0; i < program->role.at[role_number].instr.n; i++) {
+            const mth__instr *instr = &program->role.at[role_number].instr.at[i];
+            if (instr->kind == MTH__COMPUTE) seconds += compute_seconds(&program->role.at[role_number], instr);
+            if (mth__has_channel(instr) && instr->nout)
+                seconds += channel_seconds(&program->channel.at[instr->channel]);
         }
-        all += seconds * p->role.at[r].ndevice;
+        all += seconds * program->role.at[role_number].ndevice;
     }
-    return all / p->mesh->count;
+    return all / program->mesh->count;
 }
 
 /* ---------------------------------------------------------------- what is measured */

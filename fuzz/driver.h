@@ -12,11 +12,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #include <stdlib.h>
 
 static int driver_file(const char *path) {
-    FILE *f = fopen(path, "rb");
-    if (!f) return -1;
+    FILE *file = fopen(path, "rb");
+    if (!file) return -1;
     static uint8_t data[1 << 20];
-    size_t n = fread(data, 1, sizeof data, f);
-    fclose(f);
+    size_t n = fread(data, 1, sizeof data, file);
+    fclose(file);
     LLVMFuzzerTestOneInput(data, n); /* aborts where it finds something */
     return 0;
 }

@@ -10,14 +10,14 @@ typedef struct {
 
 static mth_status read_program(void *argument) {
     const input *in = argument;
-    mth__arena *a = mth__arena_new();
+    mth__arena *arena = mth__arena_new();
     mth__xla_facts facts = {0};
-    if (mth__hlo_proto_collectives(a, in->data, in->size, &facts))
+    if (mth__hlo_proto_collectives(arena, in->data, in->size, &facts))
         for (int i = 0; i < facts.collectives; i++)
             if (facts.collective[i].count < 1 || facts.collective[i].count > facts.instructions ||
                 facts.collective[i].bytes < 0)
                 abort();
-    mth__arena_free(a);
+    mth__arena_free(arena);
     return NULL;
 }
 

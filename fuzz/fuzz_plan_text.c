@@ -11,11 +11,11 @@ enum { MOST_RUN = 1 << 22 };
 static mth_status run_everywhere(void *text) {
     const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_reference};
     mth__arena *arena = mth__arena_new();
-    mth__program *p;
-    TRY(mth__program_parse(arena, text, &p));
-    mth_status s = mth__program_verify(p);
-    for (size_t k = 0; k < sizeof engines / sizeof *engines && !s && program_weight(p) <= MOST_RUN; k++) {
-        mth_status ran = run_program(arena, engines[k], p);
+    mth__program *program;
+    TRY(mth__program_parse(arena, text, &program));
+    mth_status status = mth__program_verify(program);
+    for (size_t k = 0; k < sizeof engines / sizeof *engines && !status && program_weight(program) <= MOST_RUN; k++) {
+        mth_status ran = run_program(arena, engines[k], program);
         if (ran && mth_error_get_code(ran) == MTH_ERROR_INTERNAL) {
             fprintf(stderr, "the %s engine, of a plan that verifies: %s\n%s\n", engines[k]->name,
                 mth_error_get_message(ran), (char *)text);
@@ -23,8 +23,8 @@ static mth_status run_everywhere(void *text) {
         }
         mth_error_free(ran);
     }
-    if (!s) mth__arena_free(arena);
-    return s;
+    if (!status) mth__arena_free(arena);
+    return status;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -32,18 +32,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memcpy(text, data, size);
     text[size] = 0;
     mth_error_free(mth__guard(run_everywhere, text));
-    mth_status s = mth_plan_reprint(text, &once);
-    if (!s) {
-        s = mth_plan_reprint(once, &twice);
-        if (s || strcmp(once, twice)) {
+    mth_status status = mth_plan_reprint(text, &once);
+    if (!status) {
+        status = mth_plan_reprint(once, &twice);
+        if (status || strcmp(once, twice)) {
             fprintf(stderr, "a printed plan does not print again as it was\n%s\n%s\n", once,
-                s ? mth_error_get_message(s) : twice);
+                status ? mth_error_get_message(status) : twice);
             abort();
         }
         mth_text_free(once);
         mth_text_free(twice);
     }
-    mth_error_free(s);
+    mth_error_free(status);
     free(text);
     return 0;
 }

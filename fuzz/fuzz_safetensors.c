@@ -12,14 +12,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         mth_error_free(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
         snprintf(path, sizeof path, "/tmp/mithril_fuzz_%d.safetensors", (int)getpid());
     }
-    FILE *f = fopen(path, "wb");
-    if (!f || fwrite(data, 1, size, f) != size || fclose(f)) abort();
+    FILE *file = fopen(path, "wb");
+    if (!file || fwrite(data, 1, size, file) != size || fclose(file)) abort();
     const mth_arg specs[] = {MTH_NONE, MTH_SPEC(mth_int(0), MTH_NONE), MTH_SPEC(MTH_NONE, mth_int(0))};
     static const char *const names[] = {"a", "\xc3\xa9\n", ""};
     for (int i = 0; i < 18; i++) {
-        mth_array *a = NULL;
-        mth_error_free(mth_array_from_safetensors(backend, path, names[i / 6], i % 2, &specs[i / 2 % 3], &a));
-        mth_array_free(a);
+        mth_array *array = NULL;
+        mth_error_free(mth_array_from_safetensors(backend, path, names[i / 6], i % 2, &specs[i / 2 % 3], &array));
+        mth_array_free(array);
     }
     unlink(path);
     return 0;

@@ -70,19 +70,19 @@ static mth_arg pick_spec(bytes *b, random_case *c, mth_arg room[4]) {
     return mth_list(2, room);
 }
 
-static mth_status add(mth_model *m, const char *type, const mth_option *o, size_t n, mth_add_mode mode) {
+static mth_status add(mth_model *model, const char *type, const mth_option *option, size_t n, mth_add_mode mode) {
     mth_module *module;
-    OR_RETURN(mth_module_create(type, o, n, &module));
-    mth_status s = mth_model_add(m, module, NULL, 0, mode);
+    OR_RETURN(mth_module_create(type, option, n, &module));
+    mth_status status = mth_model_add(model, module, NULL, 0, mode);
     mth_module_free(module);
-    return s;
+    return status;
 }
 
 /* The same block on both models: the annotated one has `extra` more options (they stand last). */
-static mth_status add_both(mth_model *annotated, mth_model *plain, const char *type, const mth_option *o, size_t n,
+static mth_status add_both(mth_model *annotated, mth_model *plain, const char *type, const mth_option *option, size_t n,
     size_t extra, mth_add_mode mode) {
-    OR_RETURN(add(annotated, type, o, n, mode));
-    return plain ? add(plain, type, o, n - extra, mode) : NULL;
+    OR_RETURN(add(annotated, type, option, n, mode));
+    return plain ? add(plain, type, option, n - extra, mode) : NULL;
 }
 
 static mth_status add_block(
@@ -96,33 +96,34 @@ static mth_status add_block(
     note(c, "block", kind);
     switch (kind) {
     default: {
-        mth_option o[] = {{"dimension", mth_int(width)}, {"weight_shard_spec", pick_spec(b, c, room)}};
-        if (place || inside_stage) o[1] = device;
-        return add_both(annotated, plain, "Linear", o, inside_stage ? 1 : 2, inside_stage ? 0 : 1, mode);
+        mth_option option[] = {{"dimension", mth_int(width)}, {"weight_shard_spec", pick_spec(b, c, room)}};
+        if (place || inside_stage) option[1] = device;
+        return add_both(annotated, plain, "Linear", option, inside_stage ? 1 : 2, inside_stage ? 0 : 1, mode);
     }
     case 1: {
         const char *type = unary[pick(b, 8)];
         return add_both(annotated, plain, type, &device, place, place, mode);
     }
     case 2: {
-        mth_option o[] = {{"hidden_dim", mth_int(width)}, {"tensor_axis", mth_int(pick(b, c->naxes))}};
-        if (place) o[1] = device;
-        return add_both(annotated, plain, "FeedForward", o, inside_stage ? 1 : 2, inside_stage ? 0 : 1, mode);
+        mth_option option[] = {{"hidden_dim", mth_int(width)}, {"tensor_axis", mth_int(pick(b, c->naxes))}};
+        if (place) option[1] = device;
+        return add_both(annotated, plain, "FeedForward", option, inside_stage ? 1 : 2, inside_stage ? 0 : 1, mode);
     }
     case 3: {
-        mth_option o[] = {{"num_experts", mth_int(2 + pick(b, 5))}, {"expert_dim", mth_int(width)},
+        mth_option option[] = {{"num_experts", mth_int(2 + pick(b, 5))}, {"expert_dim", mth_int(width)},
             {"top_k", mth_int(1 + pick(b, 2))}, {"expert_distribution", mth_string("one_per_device")}};
-        if (inside_stage) return add_both(annotated, plain, "MoE", o, 3, 0, mode);
-        if (c->naxes == 1 && pick(b, 2)) o[3].value = mth_string("round_robin");
-        return add_both(annotated, plain, "MoE", o, 4, 1, mode);
+        if (inside_stage) return add_both(annotated, plain, "MoE", option, 3, 0, mode);
+        if (c->naxes == 1 && pick(b, 2)) option[3].value = mth_string("round_robin");
+        return add_both(annotated, plain, "MoE", option, 4, 1, mode);
     }
     case 4:
     case 5: {
         int heads = 1 + pick(b, 5);
-        mth_option o[] = {{"num_heads", mth_int(heads)}, {"head_dim", mth_int(1 + pick(b, 4))},
+        mth_option option[] = {{"num_heads", mth_int(heads)}, {"head_dim", mth_int(1 + pick(b, 4))},
             {"causal", mth_bool(pick(b, 2))}, {"tensor_axis", mth_int(pick(b, c->naxes))}};
-        if (place) o[3] = device;
-        return add_both(annotated, plain, "MultiHeadAttention", o, inside_stage ? 3 : 4, inside_stage ? 0 : 1, mode);
+        if (place) option[3] = device;
+        return add_both(
+            annotated, plain, "MultiHeadAttention", option, inside_stage ? 3 : 4, inside_stage ? 0 : 1, mode);
     }
     }
 }
@@ -133,25 +134,26 @@ static mth_status add_pipeline(bytes *b, random_case *c) {
     mth_model *stage[3] = {NULL};
     mth_arg list[3], device[3], zero[3];
     note(c, "pipeline", stages);
-    mth_status s = NULL;
+    mth_status status = NULL;
     for (int i = 0; i < stages; i++) {
-        if (!s) s = mth_model_create(&stage[i]);
+        if (!status) status = mth_model_create(&stage[i]);
         int blocks = 1 + pick(b, 2);
-        for (int k = 0; !s && k < blocks; k++) s = add_block(b, c, stage[i], NULL, k ? MTH_CHAIN : MTH_PLAIN, true);
+        for (int k = 0; !status && k < blocks; k++)
+            status = add_block(b, c, stage[i], NULL, k ? MTH_CHAIN : MTH_PLAIN, true);
         list[i] = mth_submodel(stage[i]);
         device[i] = mth_int(pick(b, (int)c->devices));
         zero[i] = mth_int(0);
     }
-    mth_option o[] = {{"stages", mth_list((size_t)stages, list)},
+    mth_option option[] = {{"stages", mth_list((size_t)stages, list)},
         {"device_assignment", mth_list((size_t)stages, device)}, {"microbatch_size", mth_int(1 + pick(b, 5))},
         {"schedule", mth_string(pick(b, 2) ? "1f1b" : "gpipe")}};
-    note(c, "microbatch", o[2].value.integer);
-    if (!s) s = add(c->annotated, "Pipeline", o, 4, MTH_CHAIN);
-    o[1].value = mth_list((size_t)stages, zero);
-    o[2].value = mth_int(1 << 20);
-    if (!s) s = add(c->plain, "Pipeline", o, 4, MTH_CHAIN);
+    note(c, "microbatch", option[2].value.integer);
+    if (!status) status = add(c->annotated, "Pipeline", option, 4, MTH_CHAIN);
+    option[1].value = mth_list((size_t)stages, zero);
+    option[2].value = mth_int(1 << 20);
+    if (!status) status = add(c->plain, "Pipeline", option, 4, MTH_CHAIN);
     for (int i = 0; i < stages; i++) mth_model_free(stage[i]);
-    return s;
+    return status;
 }
 
 static void random_free(random_case *c) {
@@ -185,17 +187,17 @@ static mth_status random_make(const random_engine *engine, const uint8_t *data, 
     note(c, "x", c->dim[1]);
     mth_arg axes[2] = {mth_int(c->dim[0]), mth_int(c->dim[1])}, one = mth_int(1), named[5];
     for (int i = 0; i < 5; i++) named[i] = mth_string(algorithms[pick(&b, 4)]);
-    mth_option o[10] = {{"device_mesh", mth_list((size_t)c->naxes, axes)},
+    mth_option option[10] = {{"device_mesh", mth_list((size_t)c->naxes, axes)},
         {"collective_ops", mth_dict(5, kinds, named)}, {"communication_optimization", mth_bool(pick(&b, 2))},
         {"overlap_communication", mth_bool(pick(&b, 2))}};
     int more = pick(&b, 6); /* of one byte, so that older seeds mean what they did */
-    o[4] = (mth_option){"pipeline_communication", mth_bool(more & 1)};
-    o[5] = (mth_option){"sequence_parallel", more / 2 ? mth_bool(more / 2 == 1) : MTH_NONE};
+    option[4] = (mth_option){"pipeline_communication", mth_bool(more & 1)};
+    option[5] = (mth_option){"sequence_parallel", more / 2 ? mth_bool(more / 2 == 1) : MTH_NONE};
     /* not every engine has options of communication */
     const char *known = mth_backend_option_doc(engine->name);
     size_t options = known && strstr(known, "collective_ops") ? 6 : 1;
-    for (size_t i = 0; i < engine->count; i++) o[options++] = engine->option[i];
-    OR_RETURN(mth_backend_create(engine->name, o, options, &c->mesh));
+    for (size_t i = 0; i < engine->count; i++) option[options++] = engine->option[i];
+    OR_RETURN(mth_backend_create(engine->name, option, options, &c->mesh));
     mth_option single = {"device_mesh", mth_list(1, &one)};
     OR_RETURN(mth_backend_create("reference", &single, 1, &c->single));
     OR_RETURN(mth_model_create(&c->annotated));
@@ -236,17 +238,17 @@ static void results_free(random_results *r) {
     r->n = 0;
 }
 
-static mth_status results_take(random_results *r, const mth_arrays *a, const char *prefix) {
-    for (size_t i = 0; i < mth_arrays_get_count(a) && r->n < 96; i++) {
-        mth_named item = mth_arrays_get(a, i);
+static mth_status results_take(random_results *r, const mth_arrays *arrays, const char *prefix) {
+    for (size_t i = 0; i < mth_arrays_get_count(arrays) && r->n < 96; i++) {
+        mth_named item = mth_arrays_get(arrays, i);
         if (mth_array_get_dtype(item.array) != MTH_FLOAT32) continue;
         size_t size = 1;
         for (int d = 0; d < mth_array_get_rank(item.array); d++) size *= (size_t)mth_array_get_shape(item.array)[d];
         float *f = malloc(size * sizeof *f + 1);
-        mth_status s = mth_array_gather(item.array, f);
-        if (s) {
+        mth_status status = mth_array_gather(item.array, f);
+        if (status) {
             free(f);
-            return s;
+            return status;
         }
         snprintf(r->name[r->n], sizeof r->name[0], "%s%s", prefix, item.name);
         r->size[r->n] = size;
@@ -273,34 +275,34 @@ static void first_output(random_case *c, const mth_arrays *outputs) {
 static mth_status random_run(random_case *c, bool annotated, random_results *r) {
     mth_backend *backend = annotated ? c->mesh : c->single;
     mth_compiled *compiled = NULL;
-    mth_array *x = NULL, *seed = NULL;
+    mth_array *array = NULL, *seed = NULL;
     mth_arrays *parameters = NULL, *outputs = NULL, *again = NULL, *gradients = NULL;
     bool forward = !annotated || c->forward;
-    mth_status s = mth_compile(
+    mth_status status = mth_compile(
         annotated ? c->annotated : c->plain, backend, c->compile, annotated ? c->compile_count : 0, &compiled);
-    if (!s) s = mth_array_randn(backend, c->rank, c->shape, 11, NULL, &x);
-    mth_named input = {"input", x};
-    if (!s) s = mth_get_parameters(compiled, &input, 1, 5, &parameters);
-    if (!s && forward) s = mth_evaluate(compiled, parameters, &input, 1, NULL, &outputs, NULL);
-    if (!s && forward) s = results_take(r, outputs, "output ");
-    if (!s && !annotated) first_output(c, outputs);
-    if (!s && *c->output && (!annotated || c->backward)) {
-        s = mth_array_randn(backend, c->output_rank, c->output_shape, 12, NULL, &seed);
+    if (!status) status = mth_array_randn(backend, c->rank, c->shape, 11, NULL, &array);
+    mth_named input = {"input", array};
+    if (!status) status = mth_get_parameters(compiled, &input, 1, 5, &parameters);
+    if (!status && forward) status = mth_evaluate(compiled, parameters, &input, 1, NULL, &outputs, NULL);
+    if (!status && forward) status = results_take(r, outputs, "output ");
+    if (!status && !annotated) first_output(c, outputs);
+    if (!status && *c->output && (!annotated || c->backward)) {
+        status = mth_array_randn(backend, c->output_rank, c->output_shape, 12, NULL, &seed);
         mth_named given = {c->output, seed};
         const char *wanted = "input";
         mth_gradient_request request = {&given, 1, &wanted, 1};
-        if (!s) s = mth_evaluate(compiled, parameters, &input, 1, &request, &again, &gradients);
-        if (!s && !forward) s = results_take(r, again, "output ");
-        if (!s) s = results_take(r, gradients, "gradient ");
+        if (!status) status = mth_evaluate(compiled, parameters, &input, 1, &request, &again, &gradients);
+        if (!status && !forward) status = results_take(r, again, "output ");
+        if (!status) status = results_take(r, gradients, "gradient ");
     }
-    if (!s) {
+    if (!status) {
         char *plan;
-        s = mth_plan_print(compiled, &plan);
-        if (!s) {
+        status = mth_plan_print(compiled, &plan);
+        if (!status) {
             char *once = NULL;
-            s = mth_plan_verify_text(plan);
-            if (!s) s = mth_plan_reprint(plan, &once);
-            if (!s && strcmp(plan, once)) {
+            status = mth_plan_verify_text(plan);
+            if (!status) status = mth_plan_reprint(plan, &once);
+            if (!status && strcmp(plan, once)) {
                 fprintf(stderr, "print, parse, print differs: %s\n", c->what);
                 abort();
             }
@@ -313,9 +315,9 @@ static mth_status random_run(random_case *c, bool annotated, random_results *r) 
     mth_arrays_free(outputs);
     mth_arrays_free(parameters);
     mth_array_free(seed);
-    mth_array_free(x);
+    mth_array_free(array);
     mth_compiled_free(compiled);
-    return s;
+    return status;
 }
 
 /* EQUAL: all that both models gave. REFUSED: one of them gave a user's error, so that nothing was compared. DIFFERENT:

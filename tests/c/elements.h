@@ -4,24 +4,24 @@
 #include "engine/reference/reference.h"
 #include <stdio.h>
 
-static inline mth_dtype element_inside(mth_dtype t) { return mth__is_float(t) ? MTH_FLOAT64 : MTH_INT64; }
+static inline mth_dtype element_inside(mth_dtype dtype) { return mth__is_float(dtype) ? MTH_FLOAT64 : MTH_INT64; }
 /* float32, which most elements are, is read and written directly: a call for each takes longer than what is tested. */
-static inline mth__ref_element element_get(mth_dtype t, const void *data, int64_t i) {
+static inline mth__ref_element element_get(mth_dtype dtype, const void *data, int64_t i) {
     mth__ref_element x;
-    if (t == MTH_FLOAT32) return (mth__ref_element){.real = ((const float *)data)[i]};
-    mth__dtype_convert(t, (const char *)data + i * mth__dtypes[t].size, element_inside(t), &x, 1);
+    if (dtype == MTH_FLOAT32) return (mth__ref_element){.real = ((const float *)data)[i]};
+    mth__dtype_convert(dtype, (const char *)data + i * mth__dtypes[dtype].size, element_inside(dtype), &x, 1);
     return x;
 }
-static inline void element_put(mth_dtype t, void *data, int64_t i, mth__ref_element x) {
-    if (t == MTH_FLOAT32) {
+static inline void element_put(mth_dtype dtype, void *data, int64_t i, mth__ref_element x) {
+    if (dtype == MTH_FLOAT32) {
         ((float *)data)[i] = (float)x.real;
         return;
     }
-    mth__dtype_convert(element_inside(t), &x, t, (char *)data + i * mth__dtypes[t].size, 1);
+    mth__dtype_convert(element_inside(dtype), &x, dtype, (char *)data + i * mth__dtypes[dtype].size, 1);
 }
 /* For messages, and where integers are small. */
-static inline double element_real(mth_dtype t, const void *data, int64_t i) {
-    return mth__ref_as_real(t, element_get(t, data, i));
+static inline double element_real(mth_dtype dtype, const void *data, int64_t i) {
+    return mth__ref_as_real(dtype, element_get(dtype, data, i));
 }
 static inline void element_put_real(mth_dtype dtype, void *data, int64_t i, double x) {
     element_put(dtype, data, i, mth__ref_from_real(dtype, x));

@@ -5,12 +5,12 @@
 #include "unit.h"
 
 /* the running test's; this file is included last, since others have an `a` of their own */
-static mth__arena *a;
+static mth__arena *arena;
 
 static mth_status in_guard(void *body) {
-    a = mth__arena_new();
+    arena = mth__arena_new();
     ((void (*)(void))body)();
-    mth__arena_free(a);
+    mth__arena_free(arena);
     return NULL;
 }
 /* A test, where the condition holds. */

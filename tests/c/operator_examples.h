@@ -48,22 +48,22 @@ static void to_bool(int64_t *size, mth__attrs *attrs) {
     (void)size;
     attrs->dtype = MTH_BOOL;
 }
-static void to_float(int64_t *size, mth__attrs *a) {
+static void to_float(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dtype = MTH_FLOAT32;
+    attrs->dtype = MTH_FLOAT32;
 }
-static void to_bfloat16(int64_t *size, mth__attrs *a) {
+static void to_bfloat16(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dtype = MTH_BFLOAT16;
+    attrs->dtype = MTH_BFLOAT16;
 }
-static void to_float16(int64_t *size, mth__attrs *a) {
+static void to_float16(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dtype = MTH_FLOAT16;
+    attrs->dtype = MTH_FLOAT16;
 }
-static void drop(int64_t *size, mth__attrs *a) {
+static void drop(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->key = 1234567;
-    a->probability = 0.3;
+    attrs->key = 1234567;
+    attrs->probability = 0.3;
 }
 static void drop_box(int64_t *size, mth__attrs *attrs) {
     drop(size, attrs);

@@ -87,11 +87,11 @@ static mth__graph *two_layers(
     mth__value *w0 = source(graph, MTH__VALUE_PARAMETER, "linear_0.weight", SHAPE(in, hidden), on, SPLIT(-1, 0));
     mth__value *w1 = source(graph, MTH__VALUE_PARAMETER, "linear_1.weight", SHAPE(hidden, out), on, SPLIT(0, -1));
     build.label.module = "linear_0";
-    mth__value *h = contract(&build, "bi,io->bo", x, w0, on, SPLIT(-1, 0), 0);
+    mth__value *value = contract(&build, "bi,io->bo", x, w0, on, SPLIT(-1, 0), 0);
     build.label.module = "relu_0";
-    h = node1(&build, "relu", NULL, h, on, SPLIT(-1, 0), 0);
+    value = node1(&build, "relu", NULL, value, on, SPLIT(-1, 0), 0);
     build.label.module = "linear_1";
-    mth__value *y = contract(&build, "bi,io->bo", h, w1, on, NULL, mesh->dim[0] > 1);
+    mth__value *y = contract(&build, "bi,io->bo", value, w1, on, NULL, mesh->dim[0] > 1);
     if (mesh->dim[0] > 1) y = node1(&build, "all_reduce", &(mth__attrs){.axes = 1}, y, on, NULL, 0);
     y->name = "y";
     output(graph, "y", y);
@@ -112,17 +112,17 @@ static mth__graph *pipeline(
     int64_t rows = batch / microbatches;
     for (int k = 0; k < microbatches; k++) {
         build.label.microbatch = k;
-        mth__value *h =
+        mth__value *value =
             node1(&build, "slice", &(mth__attrs){.start = k * rows, .stop = k * rows + rows}, x, first, NULL, 0);
         for (int stage = 0; stage < stages; stage++) {
             const mth__placement *on = mth__place_device(mesh, stage);
             build.label.region = 0;
             build.label.stage = stage;
-            if (stage) h = node1(&build, "transfer", NULL, h, on, NULL, 0);
-            h = contract(&build, "bi,io->bo", h, weight[stage], on, NULL, 0);
-            h = node1(&build, "relu", NULL, h, on, NULL, 0);
+            if (stage) value = node1(&build, "transfer", NULL, value, on, NULL, 0);
+            value = contract(&build, "bi,io->bo", value, weight[stage], on, NULL, 0);
+            value = node1(&build, "relu", NULL, value, on, NULL, 0);
         }
-        cat[k] = h;
+        cat[k] = value;
     }
     output(graph, "y", node(&build, "concat", NULL, microbatches, cat, last, NULL, 0));
     return graph;

@@ -12,38 +12,38 @@ typedef struct {
     mth__mesh *mesh;
 } maker;
 
-static maker maker_new(mth__arena *arena, int naxes, const int64_t *dim) {
-    maker m = {arena, NEW(arena, mth__program), NULL};
-    CHECK_STATUS(mth__mesh_new(arena, naxes, dim, &m.mesh));
-    m.p->arena = arena;
+static maker maker_new(mth__arena *scratch, int naxes, const int64_t *dim) {
+    maker m = {scratch, NEW(scratch, mth__program), NULL};
+    CHECK_STATUS(mth__mesh_new(scratch, naxes, dim, &m.mesh));
+    m.p->arena = scratch;
     m.p->mesh = m.mesh;
-    int32_t *role_of = NEW_ARRAY(arena, int32_t, m.mesh->count);
+    int32_t *role_of = NEW_ARRAY(scratch, int32_t, m.mesh->count);
     for (int d = 0; d < m.mesh->count; d++) {
-        int32_t *device = NEW(arena, int32_t);
+        int32_t *device = NEW(scratch, int32_t);
         *device = role_of[d] = d;
-        PUSH(arena, m.p->role, (mth__role){.ndevice = 1, .device = device});
+        PUSH(scratch, m.p->role, (mth__role){.ndevice = 1, .device = device});
     }
     m.p->role_of = role_of;
     return m;
 }
 /* A value of device d: in the slab at its end, or at the offset of value `over`. */
-static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *s,
-    mth__storage storage, int index, int over) {
-    mth__role *r = &m->p->role.at[d];
-    mth__program_value v = {
-        .name = name, .dtype = dtype, .shape = shape, .sharding = *s, .storage = storage, .index = index};
-    v.local = mth__local_shape(shape, s, s->on->rank_of[d], NULL, NULL);
-    v.bytes = mth__shape_size(v.local) * (int64_t)mth_dtype_size(dtype);
+static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__shape shape,
+    const mth__sharding *sharding, mth__storage storage, int index, int over) {
+    mth__role *role = &m->p->role.at[d];
+    mth__program_value value = {
+        .name = name, .dtype = dtype, .shape = shape, .sharding = *sharding, .storage = storage, .index = index};
+    value.local = mth__local_shape(shape, sharding, sharding->on->rank_of[d], NULL, NULL);
+    value.bytes = mth__shape_size(value.local) * (int64_t)mth_dtype_size(dtype);
     if (storage == MTH__IN_SLAB) {
-        v.offset = over >= 0 ? r->value.at[over].offset : r->slab[MTH__DEVICE];
-        if (over < 0) r->slab[MTH__DEVICE] += (v.bytes + 63) / 64 * 64;
+        value.offset = over >= 0 ? role->value.at[over].offset : role->slab[MTH__DEVICE];
+        if (over < 0) role->slab[MTH__DEVICE] += (value.bytes + 63) / 64 * 64;
     }
-    PUSH(m->arena, r->value, v);
+    PUSH(m->arena, role->value, value);
     if (storage == MTH__IN_ENTRY && (size_t)index == m->p->entry.n)
-        PUSH(m->arena, m->p->entry, ((mth__entry){.name = name, .sharding = *s}));
+        PUSH(m->arena, m->p->entry, ((mth__entry){.name = name, .sharding = *sharding}));
     if (storage == MTH__IN_EXIT && (size_t)index == m->p->exit.n)
-        PUSH(m->arena, m->p->exit, ((mth__exit){.entry = -1, .name = name, .sharding = *s}));
-    return (int)r->value.n - 1;
+        PUSH(m->arena, m->p->exit, ((mth__exit){.entry = -1, .name = name, .sharding = *sharding}));
+    return (int)role->value.n - 1;
 }
 static int add_room(maker *m, int d, int64_t bytes) { /* a scratch */
     return add_value(m, d, "scratch", MTH_BOOL, (mth__shape){1, {bytes}},
@@ -82,9 +82,9 @@ static void add_comm(maker *m, int d, mth__instr_kind kind, bool start, int chan
             .awaited = -1,
             .label = mth__label_outside("block_0", MTH__FORWARD)});
 }
-static int add_channel(maker *m, mth__channel c) {
-    c.label = "block_0: communication";
-    PUSH(m->arena, m->p->channel, c);
+static int add_channel(maker *m, mth__channel channel) {
+    channel.label = "block_0: communication";
+    PUSH(m->arena, m->p->channel, channel);
     return (int)m->p->channel.n - 1;
 }
 #endif

@@ -88,13 +88,13 @@ static void random_contract(random_plan *plan, mth__value *x) {
     mth__sharding sx = {.on = on, .dim = {cut.dim[0], cut.dim[1]}}, sw = {.on = on, .dim = {cut.dim[1], cut.dim[2]}},
                   sy = {.on = on, .dim = {cut.dim[0], cut.dim[2]}};
     x = reshard(plan, x, sx);
-    mth__value *w = mth__graph_value(plan->g, MTH__VALUE_PARAMETER,
+    mth__value *value = mth__graph_value(plan->g, MTH__VALUE_PARAMETER,
                    mth__format(plan->g->arena, "w%d", plan->parameters++), MTH_FLOAT32, SHAPE(i, o)),
                *y;
-    w->sharding = random_split(plan, w->shape, dice(plan, 2) ? on : random_place(plan));
-    w = reshard(plan, w, sw);
+    value->sharding = random_split(plan, value->shape, dice(plan, 2) ? on : random_place(plan));
+    value = reshard(plan, value, sw);
     plan->b.on = on;
-    CHECK_STATUS(mth__build_contract(&plan->b, "bi,io->bo", x, w, &y));
+    CHECK_STATUS(mth__build_contract(&plan->b, "bi,io->bo", x, value, &y));
     for (int k = 0; k < cut.dim[1].naxes; k++) sy.partial |= (uint8_t)(1u << cut.dim[1].axis[k]);
     mth__value *sum = made(plan, y, sy);
     /* a gradient over microbatches, sometimes read in between */
@@ -102,7 +102,7 @@ static void random_contract(random_plan *plan, mth__value *x) {
         if (!dice(plan, 4))
             plan->value[plan->values++] = reshard(plan, sum, random_split(plan, sum->shape, random_place(plan)));
         plan->b.on = on;
-        CHECK_STATUS(mth__build_contract(&plan->b, "bi,io->bo", x, w, &y));
+        CHECK_STATUS(mth__build_contract(&plan->b, "bi,io->bo", x, value, &y));
         y->sharding = sum->sharding;
         plan->b.label.phase = MTH__BACKWARD;
         sum = made(plan, node2(&plan->b, "add", NULL, sum, y, on, NULL, 0), y->sharding);

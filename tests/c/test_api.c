@@ -13,27 +13,27 @@ static mth_module *module(const char *type, const mth_option *option, size_t n) 
 
 /* 6 -> 10 -> 3, column then row parallel, with a mixture of experts behind. */
 static mth_status build(mth_model **out) {
-    mth_model *m = NULL;
-    mth_status s = mth_model_create(&m);
-    if (!s)
-        s = try_add(m, "Linear",
+    mth_model *model = NULL;
+    mth_status status = mth_model_create(&model);
+    if (!status)
+        status = try_add(model, "Linear",
             MTH_OPTIONS({"dimension", mth_int(10)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}),
             MTH_WIRES({"input", "input"}), MTH_PLAIN);
-    if (!s) s = try_add(m, "Gelu", NULL, 0, NULL, 0, MTH_CHAIN);
-    if (!s)
-        s = try_add(m, "Linear",
+    if (!status) status = try_add(model, "Gelu", NULL, 0, NULL, 0, MTH_CHAIN);
+    if (!status)
+        status = try_add(model, "Linear",
             MTH_OPTIONS({"dimension", mth_int(3)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), NULL, 0,
             MTH_CHAIN);
-    if (!s)
-        s = try_add(m, "MoE",
+    if (!status)
+        status = try_add(model, "MoE",
             MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(5)},
                 {"expert_distribution", mth_string("one_per_device")}),
             MTH_WIRES({"output", "output"}), MTH_CHAIN);
-    if (s)
-        mth_model_free(m);
+    if (status)
+        mth_model_free(model);
     else
-        *out = m;
-    return s;
+        *out = model;
+    return status;
 }
 
 /* Everything once: compose, compile, plan, run with gradients, read. Frees all, whatever happens. */
@@ -41,36 +41,37 @@ static mth_status journey(void) {
     mth_model *model = NULL;
     mth_backend *backend = NULL;
     mth_compiled *compiled = NULL;
-    mth_array *x = NULL, *seed = NULL;
+    mth_array *array = NULL, *seed = NULL;
     mth_arrays *parameters = NULL, *outputs = NULL, *gradients = NULL;
     char *plan = NULL, *again = NULL;
     mth_memory_usage memory[3];
-    mth_status s = build(&model);
-    if (!s)
-        s = mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}, {"threads", mth_int(1)}), &backend);
-    if (!s) s = mth_compile(model, backend, NULL, 0, &compiled);
-    if (!s) s = mth_array_randn(backend, 2, (int64_t[]){4, 6}, 1, NULL, &x);
-    if (!s) s = mth_array_full(backend, MTH_FLOAT32, 1, 2, (int64_t[]){4, 3}, NULL, &seed);
-    mth_named input = {"input", x}, given = {"output", seed};
+    mth_status status = build(&model);
+    if (!status)
+        status =
+            mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}, {"threads", mth_int(1)}), &backend);
+    if (!status) status = mth_compile(model, backend, NULL, 0, &compiled);
+    if (!status) status = mth_array_randn(backend, 2, (int64_t[]){4, 6}, 1, NULL, &array);
+    if (!status) status = mth_array_full(backend, MTH_FLOAT32, 1, 2, (int64_t[]){4, 3}, NULL, &seed);
+    mth_named input = {"input", array}, given = {"output", seed};
     mth_gradient_request request = {&given, 1, NULL, 0};
-    if (!s) s = mth_get_parameters(compiled, &input, 1, 0, &parameters);
-    if (!s) s = mth_evaluate(compiled, parameters, &input, 1, &request, &outputs, &gradients);
-    if (!s) s = mth_get_memory_usage(compiled, &input, 1, memory, 3);
-    if (!s) s = mth_plan_print(compiled, &plan);
-    if (!s) s = mth_plan_verify_text(plan);
-    if (!s) s = mth_plan_reprint(plan, &again);
-    if (!s) CHECK(strcmp(plan, again) == 0);
+    if (!status) status = mth_get_parameters(compiled, &input, 1, 0, &parameters);
+    if (!status) status = mth_evaluate(compiled, parameters, &input, 1, &request, &outputs, &gradients);
+    if (!status) status = mth_get_memory_usage(compiled, &input, 1, memory, 3);
+    if (!status) status = mth_plan_print(compiled, &plan);
+    if (!status) status = mth_plan_verify_text(plan);
+    if (!status) status = mth_plan_reprint(plan, &again);
+    if (!status) CHECK(strcmp(plan, again) == 0);
     mth_text_free(plan);
     mth_text_free(again);
     mth_arrays_free(gradients);
     mth_arrays_free(outputs);
     mth_arrays_free(parameters);
     mth_array_free(seed);
-    mth_array_free(x);
+    mth_array_free(array);
     mth_compiled_free(compiled);
     mth_backend_free(backend);
     mth_model_free(model);
-    return s;
+    return status;
 }
 
 TEST(journey_leaves_nothing_behind) {
@@ -88,14 +89,14 @@ TEST(allocation_fails_at_every_index) {
     CHECK(count > 50);
     for (int64_t i = 0; i < count; i++) {
         mth_debug_fail_allocation(i);
-        mth_status s = journey();
+        mth_status status = journey();
         mth_debug_fail_allocation(-1);
-        if (!s) continue; /* made good: an engine that keeps buffers lets them go and tries again */
-        if (mth_error_get_code(s) != MTH_ERROR_MEMORY) {
+        if (!status) continue; /* made good: an engine that keeps buffers lets them go and tries again */
+        if (mth_error_get_code(status) != MTH_ERROR_MEMORY) {
             unit_failures++;
-            printf("  allocation %lld: %s\n", (long long)i, mth_error_get_message(s));
+            printf("  allocation %lld: %s\n", (long long)i, mth_error_get_message(status));
         }
-        mth_error_free(s);
+        mth_error_free(status);
         if (mth_debug_live_allocations() != live) {
             unit_failures++;
             printf("  allocation %lld: %lld allocations leak\n", (long long)i,
@@ -116,11 +117,11 @@ typedef struct {
 
 static session begin(int64_t rows) {
     session e = {0};
-    mth_model *m = NULL;
-    CHECK_STATUS(build(&m));
+    mth_model *model = NULL;
+    CHECK_STATUS(build(&model));
     CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}), &e.backend));
-    CHECK_STATUS(mth_compile(m, e.backend, NULL, 0, &e.compiled));
-    mth_model_free(m);
+    CHECK_STATUS(mth_compile(model, e.backend, NULL, 0, &e.compiled));
+    mth_model_free(model);
     CHECK_STATUS(mth_array_randn(e.backend, 2, (int64_t[]){rows, 6}, 1, NULL, &e.x));
     mth_named input = {"input", e.x};
     CHECK_STATUS(mth_get_parameters(e.compiled, &input, 1, 0, &e.parameters));
@@ -167,10 +168,10 @@ static void *evaluate_often(void *context) {
     for (int i = 0; i < 50; i++) {
         mth_named input = {"input", e->x};
         mth_arrays *out = NULL;
-        mth_status s = mth_evaluate(e->compiled, e->parameters, &input, 1, NULL, &out, NULL);
-        if (!s) s = mth_array_gather(mth_arrays_find(out, "output"), i ? now : first);
-        if (s || (i && memcmp(first, now, sizeof now))) {
-            mth_error_free(s);
+        mth_status status = mth_evaluate(e->compiled, e->parameters, &input, 1, NULL, &out, NULL);
+        if (!status) status = mth_array_gather(mth_arrays_find(out, "output"), i ? now : first);
+        if (status || (i && memcmp(first, now, sizeof now))) {
+            mth_error_free(status);
             return "differs";
         }
         mth_arrays_free(out);
@@ -190,10 +191,10 @@ TEST(one_compiled_model_in_several_threads) {
     end(&e);
 }
 
-static uint64_t checksum(const mth_arrays *a) {
+static uint64_t checksum(const mth_arrays *arrays) {
     uint64_t h = 14695981039346656037u;
-    for (size_t i = 0; i < mth_arrays_get_count(a); i++) {
-        mth_named item = mth_arrays_get(a, i);
+    for (size_t i = 0; i < mth_arrays_get_count(arrays); i++) {
+        mth_named item = mth_arrays_get(arrays, i);
         size_t n = mth_dtype_size(mth_array_get_dtype(item.array));
         for (int d = 0; d < mth_array_get_rank(item.array); d++) n *= (size_t)mth_array_get_shape(item.array)[d];
         unsigned char *data = malloc(n);
@@ -208,15 +209,15 @@ TEST(same_seed_same_weights_on_any_mesh) {
     const int64_t meshes[][2] = {{1, 0}, {4, 0}, {2, 2}, {3, 0}};
     uint64_t want = 0;
     for (int i = 0; i < 4; i++) {
-        mth_model *m = NULL;
+        mth_model *model = NULL;
         mth_backend *backend = NULL;
         mth_compiled *compiled = NULL;
         mth_arrays *parameters = NULL;
-        CHECK_STATUS(build(&m));
+        CHECK_STATUS(build(&model));
         mth_arg dim[2] = {mth_int(meshes[i][0]), mth_int(meshes[i][1])};
         CHECK_STATUS(
             mth_backend_create("native", MTH_OPTIONS({"device_mesh", mth_list(meshes[i][1] ? 2 : 1, dim)}), &backend));
-        CHECK_STATUS(mth_compile(m, backend,
+        CHECK_STATUS(mth_compile(model, backend,
             MTH_OPTIONS({"shapes", mth_dict(1, (const char *[]){"input"}, (mth_arg[]){MTH_INTS(4, 6)})}), &compiled));
         CHECK_STATUS(mth_get_parameters(compiled, NULL, 0, 7, &parameters));
         uint64_t have = checksum(parameters);
@@ -225,7 +226,7 @@ TEST(same_seed_same_weights_on_any_mesh) {
         mth_arrays_free(parameters);
         mth_compiled_free(compiled);
         mth_backend_free(backend);
-        mth_model_free(m);
+        mth_model_free(model);
     }
 }
 
@@ -242,14 +243,14 @@ TEST(plans_for_ever_new_shapes_do_not_pile_up) {
     session e = begin(1);
     int64_t most = 0;
     for (int64_t rows = 1; rows <= 200; rows++) {
-        mth_array *x = NULL;
+        mth_array *array = NULL;
         mth_arrays *out = NULL;
-        CHECK_STATUS(mth_array_randn(e.backend, 2, (int64_t[]){rows, 6}, 1, NULL, &x));
-        mth_named input = {"input", x};
+        CHECK_STATUS(mth_array_randn(e.backend, 2, (int64_t[]){rows, 6}, 1, NULL, &array));
+        mth_named input = {"input", array};
         CHECK_STATUS(mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL));
         CHECK(mth_array_get_shape(mth_arrays_find(out, "output"))[0] == rows);
         mth_arrays_free(out);
-        mth_array_free(x);
+        mth_array_free(array);
         if (rows == 100) most = mth_debug_live_allocations();
     }
     CHECK(mth_debug_live_allocations() < most + 200); /* 100 more plans would be thousands */
@@ -257,19 +258,20 @@ TEST(plans_for_ever_new_shapes_do_not_pile_up) {
 }
 
 TEST(errors_name_the_line_that_composed_the_operator) {
-    mth_model *m = NULL;
+    mth_model *model = NULL;
     mth_backend *backend = NULL;
     mth_compiled *compiled = NULL;
     mth_array *x = NULL, *y = NULL;
     mth_arrays *parameters = NULL, *out = NULL, *slopes = NULL;
-    CHECK_STATUS(mth_model_create(&m));
+    CHECK_STATUS(mth_model_create(&model));
     mth_set_source_line("model.py:7");
-    CHECK_STATUS(try_add(
-        m, "Linear", MTH_OPTIONS({"dimension", mth_int(3)}), MTH_WIRES({"input", "a"}, {"output", "h"}), MTH_PLAIN));
-    CHECK_STATUS(try_add(m, "Add", NULL, 0, MTH_WIRES({"inputs", "h"}, {"inputs", "b"}, {"output", "y"}), MTH_PLAIN));
+    CHECK_STATUS(try_add(model, "Linear", MTH_OPTIONS({"dimension", mth_int(3)}),
+        MTH_WIRES({"input", "a"}, {"output", "h"}), MTH_PLAIN));
+    CHECK_STATUS(
+        try_add(model, "Add", NULL, 0, MTH_WIRES({"inputs", "h"}, {"inputs", "b"}, {"output", "y"}), MTH_PLAIN));
     mth_set_source_line("train.py:50");
     CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
-    CHECK_STATUS(mth_compile(m, backend, NULL, 0, &compiled));
+    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
     CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){4, 6}, 1, NULL, &x));
     CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){4, 5}, 1, NULL, &y));
     mth_named input[] = {{"a", x}, {"b", y}};
@@ -290,7 +292,7 @@ TEST(errors_name_the_line_that_composed_the_operator) {
     mth_array_free(y);
     mth_compiled_free(compiled);
     mth_backend_free(backend);
-    mth_model_free(m);
+    mth_model_free(model);
 }
 
 TEST(null_is_an_error_not_a_crash) {
@@ -298,10 +300,10 @@ TEST(null_is_an_error_not_a_crash) {
     mth_named nameless = {NULL, e.x}, empty = {"input", NULL}, input = {"input", e.x};
     mth_gradient_request request = {NULL, 1, NULL, 0};
     mth_arrays *out = NULL, *layout = NULL;
-    mth_array *a = NULL;
+    mth_array *array = NULL;
     mth_compiled *compiled = NULL;
     mth_backend *backend = NULL;
-    mth_module *m = NULL;
+    mth_module *module = NULL;
     CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &nameless, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "name");
     CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &empty, 1, NULL, &out, NULL), MTH_ERROR_TYPE,
         "the array of 'input' is NULL");
@@ -321,20 +323,21 @@ TEST(null_is_an_error_not_a_crash) {
     mth_arrays_free(layout);
     CHECK_FAILS(mth_arrays_create(&empty, 1, &out), MTH_ERROR_TYPE, "'input'");
     CHECK_FAILS(
-        mth_array_from_data(e.backend, MTH_FLOAT32, 1, (int64_t[]){3}, NULL, NULL, &a), MTH_ERROR_TYPE, "the data");
-    CHECK_FAILS(mth_array_randn(e.backend, 1, NULL, 0, NULL, &a), MTH_ERROR_TYPE, "the shape");
-    CHECK_FAILS(mth_array_randn(NULL, 0, NULL, 0, NULL, &a), MTH_ERROR_TYPE, "the backend");
-    CHECK_FAILS(mth_array_full(e.backend, MTH_INT32, 3e9, 0, NULL, NULL, &a), MTH_ERROR_VALUE, "does not fit");
+        mth_array_from_data(e.backend, MTH_FLOAT32, 1, (int64_t[]){3}, NULL, NULL, &array), MTH_ERROR_TYPE, "the data");
+    CHECK_FAILS(mth_array_randn(e.backend, 1, NULL, 0, NULL, &array), MTH_ERROR_TYPE, "the shape");
+    CHECK_FAILS(mth_array_randn(NULL, 0, NULL, 0, NULL, &array), MTH_ERROR_TYPE, "the backend");
+    CHECK_FAILS(mth_array_full(e.backend, MTH_INT32, 3e9, 0, NULL, NULL, &array), MTH_ERROR_VALUE, "does not fit");
     CHECK_FAILS(
-        mth_array_full(e.backend, MTH_FLOAT32, 0, 3, (int64_t[]){(int64_t)1 << 40, (int64_t)1 << 40, 0}, NULL, &a),
+        mth_array_full(e.backend, MTH_FLOAT32, 0, 3, (int64_t[]){(int64_t)1 << 40, (int64_t)1 << 40, 0}, NULL, &array),
         MTH_ERROR_VALUE, "2^62");
-    CHECK_FAILS(mth_array_from_safetensors(e.backend, NULL, "a", false, NULL, &a), MTH_ERROR_TYPE, "the path");
+    CHECK_FAILS(mth_array_from_safetensors(e.backend, NULL, "a", false, NULL, &array), MTH_ERROR_TYPE, "the path");
     CHECK_FAILS(mth_compile(NULL, e.backend, NULL, 0, &compiled), MTH_ERROR_TYPE, "the model");
     CHECK_FAILS(mth_backend_create(NULL, NULL, 0, &backend), MTH_ERROR_TYPE, "engine");
-    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({NULL, mth_int(1)}), &m), MTH_ERROR_TYPE, "name of an option");
-    CHECK(!out && !a && !compiled && !backend && !m);
-    CHECK_STATUS(mth_array_from_data(e.backend, MTH_FLOAT32, 1, (int64_t[]){0}, NULL, NULL, &a));
-    mth_array_free(a);
+    CHECK_FAILS(
+        mth_module_create("Linear", MTH_OPTIONS({NULL, mth_int(1)}), &module), MTH_ERROR_TYPE, "name of an option");
+    CHECK(!out && !array && !compiled && !backend && !module);
+    CHECK_STATUS(mth_array_from_data(e.backend, MTH_FLOAT32, 1, (int64_t[]){0}, NULL, NULL, &array));
+    mth_array_free(array);
     end(&e);
 }
 
@@ -398,29 +401,29 @@ static void *use_all_of_it(void *context) {
     const char *wrong = NULL;
     for (int i = 0; i < 25 && !wrong; i++) {
         int64_t n = 1 + (rows++ * 7) % 90;
-        mth_array *x = NULL, *sharded = NULL;
+        mth_array *array = NULL, *sharded = NULL;
         mth_arrays *out = NULL, *parameters = NULL;
         char *text = NULL;
         mth_memory_usage memory[3];
         mth_arg spec = MTH_SPEC(mth_int(0), MTH_NONE);
-        mth_status s = mth_array_randn(e->backend, 2, (int64_t[]){n, 6}, 1, NULL, &x);
-        if (!s) s = mth_array_randn(e->backend, 2, (int64_t[]){n, 6}, 1, &spec, &sharded);
-        mth_named input = {"input", i % 2 ? x : sharded};
-        if (!s) s = mth_evaluate(e->compiled, e->parameters, &input, 1, NULL, &out, NULL);
-        if (!s && mth_array_get_shape(mth_arrays_find(out, "output"))[0] != n) wrong = "another shape";
-        if (!s && i % 5 == 0) s = mth_get_parameters(e->compiled, &input, 1, 3, &parameters);
-        if (!s && i % 5 == 1) s = mth_plan_print(e->compiled, &text);
-        if (!s && i % 5 == 2) s = mth_get_memory_usage(e->compiled, &input, 1, memory, 3);
-        if (s) {
-            printf("  %s\n", mth_error_get_message(s));
+        mth_status status = mth_array_randn(e->backend, 2, (int64_t[]){n, 6}, 1, NULL, &array);
+        if (!status) status = mth_array_randn(e->backend, 2, (int64_t[]){n, 6}, 1, &spec, &sharded);
+        mth_named input = {"input", i % 2 ? array : sharded};
+        if (!status) status = mth_evaluate(e->compiled, e->parameters, &input, 1, NULL, &out, NULL);
+        if (!status && mth_array_get_shape(mth_arrays_find(out, "output"))[0] != n) wrong = "another shape";
+        if (!status && i % 5 == 0) status = mth_get_parameters(e->compiled, &input, 1, 3, &parameters);
+        if (!status && i % 5 == 1) status = mth_plan_print(e->compiled, &text);
+        if (!status && i % 5 == 2) status = mth_get_memory_usage(e->compiled, &input, 1, memory, 3);
+        if (status) {
+            printf("  %s\n", mth_error_get_message(status));
             wrong = "an error";
         }
-        mth_error_free(s);
+        mth_error_free(status);
         mth_text_free(text);
         mth_arrays_free(parameters);
         mth_arrays_free(out);
         mth_array_free(sharded);
-        mth_array_free(x);
+        mth_array_free(array);
     }
     return (void *)wrong;
 }
@@ -469,13 +472,14 @@ TEST(a_connection_that_is_read_is_an_output) {
     const char *const *parameter = mth_compiled_get_parameters(compiled, &count);
     CHECK(count == mth_arrays_get_count(e.parameters));
     for (size_t i = 0; i < count; i++) CHECK(!strcmp(parameter[i], mth_arrays_get(e.parameters, i).name));
-    mth_named x = {"input", e.x};
-    CHECK_STATUS(mth_evaluate(compiled, e.parameters, &x, 1, NULL, &outputs, NULL));
-    const mth_array *h = mth_arrays_find(outputs, "linear_0.output");
-    CHECK(mth_arrays_get_count(outputs) == 2 && h);
-    CHECK_STATUS(mth_array_full(e.backend, MTH_FLOAT32, 1, mth_array_get_rank(h), mth_array_get_shape(h), NULL, &ones));
+    mth_named named = {"input", e.x};
+    CHECK_STATUS(mth_evaluate(compiled, e.parameters, &named, 1, NULL, &outputs, NULL));
+    const mth_array *array = mth_arrays_find(outputs, "linear_0.output");
+    CHECK(mth_arrays_get_count(outputs) == 2 && array);
+    CHECK_STATUS(
+        mth_array_full(e.backend, MTH_FLOAT32, 1, mth_array_get_rank(array), mth_array_get_shape(array), NULL, &ones));
     mth_arrays_free(outputs);
-    CHECK_STATUS(mth_evaluate(compiled, e.parameters, &x, 1,
+    CHECK_STATUS(mth_evaluate(compiled, e.parameters, &named, 1,
         &(mth_gradient_request){.output_gradients = &(mth_named){"linear_0.output", ones}, .output_gradient_count = 1},
         &outputs, &gradients));
     const mth_array *bias = mth_arrays_find(gradients, parameter[1]);
@@ -505,12 +509,12 @@ TEST(an_interrupt_ends_a_run_and_nothing_else) {
     pthread_create(&thread, NULL, interrupt_often, &w);
     for (int i = 0; i < 200 || (!stopped && i < 200000); i++) {
         mth_arrays *out = NULL;
-        mth_status s = mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL);
-        if (s) {
-            CHECK(!out && mth_error_get_code(s) == MTH_ERROR_INTERRUPTED);
+        mth_status status = mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL);
+        if (status) {
+            CHECK(!out && mth_error_get_code(status) == MTH_ERROR_INTERRUPTED);
             stopped++;
         }
-        mth_error_free(s);
+        mth_error_free(status);
         mth_arrays_free(out);
     }
     atomic_store(&w.over, 1);
@@ -531,24 +535,24 @@ TEST(safetensors_slices_and_lies) {
         "{\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},\"__metadata__\":{\"format\":\"pt\"}}";
     uint64_t n = strlen(header);
     float data[6] = {0, 1, 2, 3, 4, 5}, back[6];
-    FILE *f = fdopen(fd, "wb");
-    fwrite(&n, 8, 1, f);
-    fwrite(header, 1, n, f);
-    fwrite(data, 1, sizeof data, f);
-    fclose(f);
-    mth_array *a = NULL;
+    FILE *file = fdopen(fd, "wb");
+    fwrite(&n, 8, 1, file);
+    fwrite(header, 1, n, file);
+    fwrite(data, 1, sizeof data, file);
+    fclose(file);
+    mth_array *array = NULL;
     mth_arg spec = MTH_SPEC(mth_int(0), MTH_NONE);
-    CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", true, &spec, &a));
-    CHECK(a && mth_array_get_shape(a)[0] == 3 && mth_array_get_shard(a, 0).size[0] == 2 &&
-        mth_array_get_shard(a, 1).size[0] == 1);
-    CHECK_STATUS(mth_array_gather(a, back));
+    CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", true, &spec, &array));
+    CHECK(array && mth_array_get_shape(array)[0] == 3 && mth_array_get_shard(array, 0).size[0] == 2 &&
+        mth_array_get_shard(array, 1).size[0] == 1);
+    CHECK_STATUS(mth_array_gather(array, back));
     for (int i = 0; i < 3; i++) CHECK(back[2 * i] == data[i] && back[2 * i + 1] == data[3 + i]);
-    mth_array_free(a);
-    a = NULL;
-    CHECK_FAILS(mth_array_from_safetensors(backend, path, "c", false, NULL, &a), MTH_ERROR_KEY, "no tensor 'c'");
-    CHECK_FAILS(mth_array_from_safetensors(backend, "/nowhere", "c", false, NULL, &a), MTH_ERROR_IO, "/nowhere");
+    mth_array_free(array);
+    array = NULL;
+    CHECK_FAILS(mth_array_from_safetensors(backend, path, "c", false, NULL, &array), MTH_ERROR_KEY, "no tensor 'c'");
+    CHECK_FAILS(mth_array_from_safetensors(backend, "/nowhere", "c", false, NULL, &array), MTH_ERROR_IO, "/nowhere");
     if (truncate(path, 12)) CHECK(false);
-    CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a), MTH_ERROR_IO, "claims");
+    CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", false, NULL, &array), MTH_ERROR_IO, "claims");
     unlink(path);
     mth_backend_free(backend);
     mth_module_free(module("Relu", NULL, 0));

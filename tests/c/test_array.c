@@ -6,30 +6,31 @@ static _Alignas(64) float lent_memory[24 + 1];
 static void count_release(void *count) { ++*(int *)count; }
 
 static void lend(mth_backend *backend, bool shares) {
-    mth_model *m = NULL;
+    mth_model *model = NULL;
     mth_module *reshape = NULL, *relu = NULL;
     mth_compiled *compiled = NULL;
-    mth_array *x = NULL;
+    mth_array *array = NULL;
     mth_arrays *out = NULL, *parameters = NULL;
     for (int i = 0; i < 24; i++) lent_memory[i] = (float)i;
     /* an output that is an input in another shape, which an engine may share */
-    CHECK_STATUS(mth_model_create(&m));
+    CHECK_STATUS(mth_model_create(&model));
     CHECK_STATUS(mth_module_create("Reshape", MTH_OPTIONS({"shape", MTH_INTS(6, 4)}), &reshape));
     CHECK_STATUS(mth_module_create("Relu", NULL, 0, &relu));
-    CHECK_STATUS(mth_model_add(m, reshape, MTH_WIRES({"input", "input"}, {"output", "same"}), MTH_PLAIN));
-    CHECK_STATUS(mth_model_add(m, relu, MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN));
+    CHECK_STATUS(mth_model_add(model, reshape, MTH_WIRES({"input", "input"}, {"output", "same"}), MTH_PLAIN));
+    CHECK_STATUS(mth_model_add(model, relu, MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN));
     mth_module_free(reshape);
     mth_module_free(relu);
-    CHECK_STATUS(mth_compile(m, backend, NULL, 0, &compiled));
+    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
     for (int aligned = 1; aligned >= 0; aligned--) {
         const float *data = lent_memory + !aligned;
         int released = 0;
-        CHECK_STATUS(mth_array_borrow(backend, MTH_FLOAT32, 2, (int64_t[]){4, 6}, data, count_release, &released, &x));
-        CHECK((mth_array_get_whole(x) == data) == (shares && aligned) && released == !(shares && aligned));
-        mth_named input = {"input", x};
+        CHECK_STATUS(
+            mth_array_borrow(backend, MTH_FLOAT32, 2, (int64_t[]){4, 6}, data, count_release, &released, &array));
+        CHECK((mth_array_get_whole(array) == data) == (shares && aligned) && released == !(shares && aligned));
+        mth_named input = {"input", array};
         CHECK_STATUS(mth_get_parameters(compiled, &input, 1, 0, &parameters));
         CHECK_STATUS(mth_evaluate(compiled, parameters, &input, 1, NULL, &out, NULL));
-        mth_array_free(x);
+        mth_array_free(array);
         CHECK(released == 1);
         float have[24];
         for (int k = 0; k < 2; k++) {
@@ -40,10 +41,10 @@ static void lend(mth_backend *backend, bool shares) {
         mth_arrays_free(out);
         mth_arrays_free(parameters);
     }
-    CHECK_STATUS(mth_array_borrow(backend, MTH_FLOAT32, 1, (int64_t[]){24}, lent_memory, NULL, NULL, &x));
-    mth_array_free(x);
+    CHECK_STATUS(mth_array_borrow(backend, MTH_FLOAT32, 1, (int64_t[]){24}, lent_memory, NULL, NULL, &array));
+    mth_array_free(array);
     mth_compiled_free(compiled);
-    mth_model_free(m);
+    mth_model_free(model);
 }
 
 TEST(memory_is_lent) {
@@ -66,28 +67,28 @@ TEST(drawn_numbers_do_not_depend_on_who_draws_them) {
     enum { ROWS = 1001, COLUMNS = 777 };
     static float whole[ROWS * COLUMNS], part[ROWS * COLUMNS], small[COLUMNS];
     mth_arg columns = MTH_SPEC(MTH_NONE, mth_int(0));
-    mth_array *a = NULL;
-    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){ROWS, COLUMNS}, 5, NULL, &a));
-    CHECK_STATUS(mth_array_gather(a, whole));
-    mth_array_free(a);
-    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){ROWS, COLUMNS}, 5, &columns, &a));
-    CHECK_STATUS(mth_array_gather(a, part));
-    mth_array_free(a);
+    mth_array *array = NULL;
+    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){ROWS, COLUMNS}, 5, NULL, &array));
+    CHECK_STATUS(mth_array_gather(array, whole));
+    mth_array_free(array);
+    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){ROWS, COLUMNS}, 5, &columns, &array));
+    CHECK_STATUS(mth_array_gather(array, part));
+    mth_array_free(array);
     CHECK(memcmp(whole, part, sizeof whole) == 0);
-    CHECK_STATUS(mth_array_randn(backend, 1, (int64_t[]){COLUMNS}, 5, NULL, &a));
-    CHECK_STATUS(mth_array_gather(a, small));
-    mth_array_free(a);
+    CHECK_STATUS(mth_array_randn(backend, 1, (int64_t[]){COLUMNS}, 5, NULL, &array));
+    CHECK_STATUS(mth_array_gather(array, small));
+    mth_array_free(array);
     CHECK(memcmp(whole, small, sizeof small) == 0);
     uint64_t h = 14695981039346656037u;
     for (size_t i = 0; i < sizeof small / sizeof *small; i++)
         h = (h ^ (uint64_t)lrint(small[i] * 1000)) * 1099511628211u;
     CHECK(h == 0xe29938df938a158e); /* the values stay from version to version */
-    CHECK_STATUS(mth_array_full(backend, MTH_INT64, -3, 1, (int64_t[]){500000}, NULL, &a));
-    const int64_t *all = mth_array_get_whole(a);
+    CHECK_STATUS(mth_array_full(backend, MTH_INT64, -3, 1, (int64_t[]){500000}, NULL, &array));
+    const int64_t *all = mth_array_get_whole(array);
     bool same = true;
     for (int i = 0; i < 500000; i++) same &= all[i] == -3;
     CHECK(same);
-    mth_array_free(a);
+    mth_array_free(array);
     mth_backend_free(backend);
 }
 
@@ -145,10 +146,10 @@ static float given[SIDE * SIDE], back[SIDE * SIDE];
 
 static mth_status copy_and_read(mth_backend *backend) {
     mth_arg columns = MTH_SPEC(MTH_NONE, mth_int(0));
-    mth_array *a = NULL;
-    mth_status status = mth_array_from_data(backend, MTH_FLOAT32, 2, (int64_t[]){SIDE, SIDE}, given, &columns, &a);
-    if (!status) status = mth_array_gather(a, back);
-    mth_array_free(a);
+    mth_array *array = NULL;
+    mth_status status = mth_array_from_data(backend, MTH_FLOAT32, 2, (int64_t[]){SIDE, SIDE}, given, &columns, &array);
+    if (!status) status = mth_array_gather(array, back);
+    mth_array_free(array);
     return status;
 }
 
@@ -177,13 +178,13 @@ TEST(copies_are_interrupted) {
 
 TEST(null_objects_are_errors_or_read_as_nothing) {
     mth_arrays *arrays = NULL;
-    mth_array *a = NULL;
-    mth_model *m = NULL;
+    mth_array *array = NULL;
+    mth_model *model = NULL;
     char *text = NULL;
     int64_t dim[4];
     mth_memory_usage memory[3];
     mth_communication_usage traffic[3];
-    CHECK_STATUS(mth_model_create(&m));
+    CHECK_STATUS(mth_model_create(&model));
     CHECK_FAILS(mth_get_parameters(NULL, NULL, 0, 0, &arrays), MTH_ERROR_TYPE, "compiled");
     CHECK_FAILS(mth_get_parameter_layout(NULL, NULL, 0, &arrays), MTH_ERROR_TYPE, "compiled");
     CHECK_FAILS(mth_evaluate(NULL, NULL, NULL, 0, NULL, &arrays, NULL), MTH_ERROR_TYPE, "compiled");
@@ -197,14 +198,14 @@ TEST(null_objects_are_errors_or_read_as_nothing) {
     CHECK_FAILS(mth_plan_verify_text(NULL), MTH_ERROR_TYPE, "text");
     CHECK_FAILS(mth_plan_reprint(NULL, &text), MTH_ERROR_TYPE, "text");
     CHECK_FAILS(mth_backend_describe(NULL, &text), MTH_ERROR_TYPE, "backend");
-    CHECK_FAILS(mth_array_borrow(NULL, MTH_FLOAT32, 0, NULL, dim, NULL, NULL, &a), MTH_ERROR_TYPE, "backend");
+    CHECK_FAILS(mth_array_borrow(NULL, MTH_FLOAT32, 0, NULL, dim, NULL, NULL, &array), MTH_ERROR_TYPE, "backend");
     CHECK_FAILS(mth_array_gather(NULL, dim), MTH_ERROR_TYPE, "array");
-    CHECK_FAILS(mth_array_read_safetensors(NULL, "a", "b", false, &a), MTH_ERROR_TYPE, "layout");
+    CHECK_FAILS(mth_array_read_safetensors(NULL, "a", "b", false, &array), MTH_ERROR_TYPE, "layout");
     CHECK_FAILS(mth_model_print(NULL, &text), MTH_ERROR_TYPE, "model");
     CHECK_FAILS(mth_model_connect(NULL, "a", "b"), MTH_ERROR_TYPE, "model");
-    CHECK_FAILS(mth_model_add(m, NULL, NULL, 0, MTH_PLAIN), MTH_ERROR_TYPE, "module");
-    CHECK_FAILS(mth_model_add_model(m, NULL, NULL, NULL, 0, MTH_PLAIN), MTH_ERROR_TYPE, "model");
-    CHECK(!arrays && !a && !text);
+    CHECK_FAILS(mth_model_add(model, NULL, NULL, 0, MTH_PLAIN), MTH_ERROR_TYPE, "module");
+    CHECK_FAILS(mth_model_add_model(model, NULL, NULL, NULL, 0, MTH_PLAIN), MTH_ERROR_TYPE, "model");
+    CHECK(!arrays && !array && !text);
     mth_compiled_interrupt(NULL);
     mth_array_retain(NULL);
     CHECK(!mth_array_get_rank(NULL) && !mth_array_get_shape(NULL) && !mth_array_get_dtype(NULL) &&
@@ -215,7 +216,7 @@ TEST(null_objects_are_errors_or_read_as_nothing) {
     CHECK(!mth_backend_get_mesh(NULL, dim) && !mth_backend_get_device_count(NULL) && !mth_module_get_ports(NULL));
     CHECK(!mth_error_get_code(NULL) && !*mth_error_get_message(NULL) && !*mth_error_get_fix(NULL) &&
         !mth_error_get_tensor_count(NULL));
-    mth_model_free(m);
+    mth_model_free(model);
 }
 
 RUN()

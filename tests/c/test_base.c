@@ -8,9 +8,9 @@
 static mth__arena *arena;
 static mth_status in_arena(void *body) {
     arena = mth__arena_new();
-    mth_status s = ((mth_status(*)(void))body)();
+    mth_status status = ((mth_status(*)(void))body)();
     mth__arena_free(arena);
-    return s;
+    return status;
 }
 #define ARENA_TEST(name)                                                                                               \
     static mth_status body_##name(void);                                                                               \
@@ -137,13 +137,13 @@ ARENA_TEST(arena_memory_is_zero_and_aligned) {
     VEC(int) v = {0};
     for (int i = 0; i < 5000; i++) PUSH(arena, v, i);
     for (int i = 0; i < 5000; i++) CHECK(v.at[i] == i);
-    mth__text t = mth__text_new(arena);
-    for (int i = 0; i < 1000; i++) mth__text_add(&t, "%d,", i);
-    CHECK(t.n == strlen(t.at) && !strncmp(t.at + t.n - 8, "998,999,", 8));
-    mth__text_add(&t, "\nab");
-    mth__text_pad(&t, 5);
-    mth__text_add(&t, "c");
-    CHECK(!strcmp(t.at + t.n - 6, "ab   c"));
+    mth__text text = mth__text_new(arena);
+    for (int i = 0; i < 1000; i++) mth__text_add(&text, "%d,", i);
+    CHECK(text.n == strlen(text.at) && !strncmp(text.at + text.n - 8, "998,999,", 8));
+    mth__text_add(&text, "\nab");
+    mth__text_pad(&text, 5);
+    mth__text_add(&text, "c");
+    CHECK(!strcmp(text.at + text.n - 6, "ab   c"));
     return NULL;
 }
 
@@ -158,15 +158,16 @@ TEST(malloc_refuses_the_impossible) {
 /* ---------------------------------------------------------------- errors */
 TEST(an_error_is_dressed) {
     mth_set_source_line("train.py:12");
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("weight has %d dimensions", 2), F("give 2 entries"));
+    mth_status status = FAIL(MTH_ERROR_VALUE, F("weight has %d dimensions", 2), F("give 2 entries"));
     mth_set_source_line(NULL);
-    s = mth__error_tensor(mth__error_operator(s, "linear_0"), F("weight: float32 (2, 3)"));
-    s = mth__error_operator(s, "other");
-    CHECK(!strcmp(mth_error_get_message(s),
+    status = mth__error_tensor(mth__error_operator(status, "linear_0"), F("weight: float32 (2, 3)"));
+    status = mth__error_operator(status, "other");
+    CHECK(!strcmp(mth_error_get_message(status),
         "linear_0: weight has 2 dimensions\n  weight: float32 (2, 3)\n  at train.py:12\n  fix: give 2 entries"));
-    CHECK(!strcmp(mth_error_get_operator(s), "linear_0") && mth_error_get_tensor_count(s) == 1);
-    CHECK(!strcmp(mth_error_get_fix(s), "give 2 entries") && !strcmp(mth_error_get_what(s), "weight has 2 dimensions"));
-    mth_error_free(s);
+    CHECK(!strcmp(mth_error_get_operator(status), "linear_0") && mth_error_get_tensor_count(status) == 1);
+    CHECK(!strcmp(mth_error_get_fix(status), "give 2 entries") &&
+        !strcmp(mth_error_get_what(status), "weight has 2 dimensions"));
+    mth_error_free(status);
     CHECK_FAILS(INTERNAL("broken"), MTH_ERROR_INTERNAL, "test_base.c:");
 }
 
@@ -174,12 +175,12 @@ TEST(errors_survive_without_memory) {
     int64_t before = mth_debug_live_allocations();
     for (int64_t i = 0; i < 8; i++) {
         mth_debug_fail_allocation(i);
-        mth_status s = mth__error_operator(FAIL(MTH_ERROR_VALUE, F("what"), F("fix")), "op");
-        s = mth__error_tensor(s, F("tensor"));
+        mth_status status = mth__error_operator(FAIL(MTH_ERROR_VALUE, F("what"), F("fix")), "op");
+        status = mth__error_tensor(status, F("tensor"));
         mth_debug_fail_allocation(-1);
-        CHECK(s && mth_error_get_message(s)[0] && mth_error_get_fix(s)[0]);
-        CHECK(mth_error_get_code(s) == MTH_ERROR_VALUE || mth_error_get_code(s) == MTH_ERROR_MEMORY);
-        mth_error_free(s);
+        CHECK(status && mth_error_get_message(status)[0] && mth_error_get_fix(status)[0]);
+        CHECK(mth_error_get_code(status) == MTH_ERROR_VALUE || mth_error_get_code(status) == MTH_ERROR_MEMORY);
+        mth_error_free(status);
     }
     CHECK(mth_debug_live_allocations() == before);
 }
@@ -198,17 +199,17 @@ TEST(nearest_names) {
 
 /* ---------------------------------------------------------------- placements */
 ARENA_TEST(placements_are_interned) {
-    mth__mesh *m;
-    TRY(mth__mesh_new(arena, 2, (int64_t[]){2, 4}, &m));
-    const mth__placement *whole = mth__place_whole(m), *row = mth__place_slice(m, 0, 1),
-                         *column = mth__place_slice(m, 1, 2);
+    mth__mesh *mesh;
+    TRY(mth__mesh_new(arena, 2, (int64_t[]){2, 4}, &mesh));
+    const mth__placement *whole = mth__place_whole(mesh), *row = mth__place_slice(mesh, 0, 1),
+                         *column = mth__place_slice(mesh, 1, 2);
     CHECK(whole->count == 8 && row->count == 4 && row->device[0] == 4 && row->mesh_axis[0] == 1);
     CHECK(column->count == 2 && column->device[1] == 6 && column->rank_of[6] == 1 && column->rank_of[5] == -1);
-    CHECK(mth__place_slice(m, 0, 1) == row);
-    CHECK(mth__place_list(m, 4, (int32_t[]){4, 5, 6, 7}) == row);
-    CHECK(mth__place_list(m, 4, (int32_t[]){4, 6, 5, 7}) != row);
-    CHECK(mth__place_list(m, 1, (int32_t[]){3}) == mth__place_device(m, 3));
-    const mth__placement *one = mth__place_device(m, 5);
+    CHECK(mth__place_slice(mesh, 0, 1) == row);
+    CHECK(mth__place_list(mesh, 4, (int32_t[]){4, 5, 6, 7}) == row);
+    CHECK(mth__place_list(mesh, 4, (int32_t[]){4, 6, 5, 7}) != row);
+    CHECK(mth__place_list(mesh, 1, (int32_t[]){3}) == mth__place_device(mesh, 3));
+    const mth__placement *one = mth__place_device(mesh, 5);
     CHECK(one->naxes == 0 && one->count == 1 && one->lowest == 5);
     for (int d = 0; d < 8; d++) CHECK(one->rank_of[d] == (d == 5 ? 0 : -1));
     int c[MTH__AXES];
@@ -218,7 +219,7 @@ ARENA_TEST(placements_are_interned) {
     CHECK(!strcmp(mth__placement_text(arena, row), "devices[4..7]"));
     CHECK(!strcmp(mth__placement_text(arena, column), "devices[2,6]"));
     char room[16];
-    const mth__placement *some = mth__place_list(m, 5, (int32_t[]){0, 1, 3, 4, 7});
+    const mth__placement *some = mth__place_list(mesh, 5, (int32_t[]){0, 1, 3, 4, 7});
     CHECK(mth__placement_write(room, sizeof room, some) == strlen("devices[0,1,3,4,7]"));
     CHECK(!strcmp(room, "devices[0,1,..."));
     CHECK(!strcmp(mth__placement_text(arena, one), "device 5"));
@@ -230,63 +231,66 @@ ARENA_TEST(placements_are_interned) {
         for (int j = 0; j < 16; j++)
             if (i != j)
                 CHECK(mth__place_list(cube, 2, (int32_t[]){i, j}) == mth__place_list(cube, 2, (int32_t[]){i, j}));
-    CHECK_FAILS(mth__mesh_new(arena, 1, (int64_t[]){0}, &m), MTH_ERROR_VALUE, "size 0");
-    CHECK_FAILS(mth__mesh_new(arena, 5, (int64_t[]){1, 1, 1, 1, 1}, &m), MTH_ERROR_VALUE, "axes");
+    CHECK_FAILS(mth__mesh_new(arena, 1, (int64_t[]){0}, &mesh), MTH_ERROR_VALUE, "size 0");
+    CHECK_FAILS(mth__mesh_new(arena, 5, (int64_t[]){1, 1, 1, 1, 1}, &mesh), MTH_ERROR_VALUE, "axes");
     return NULL;
 }
 
 /* What is kept in several stages: a stack of their grids, whose first axis counts them. */
 ARENA_TEST(grids_are_stacked) {
-    mth__mesh *m;
+    mth__mesh *mesh;
     int axis;
-    TRY(mth__mesh_new(arena, 2, (int64_t[]){3, 2}, &m));
-    const mth__placement *row[] = {mth__place_slice(m, 0, 0), mth__place_slice(m, 0, 1), mth__place_slice(m, 0, 2)},
-                         *column[] = {mth__place_slice(m, 1, 0), mth__place_slice(m, 1, 1)},
-                         *outer[] = {row[0], row[2]}, *device[] = {mth__place_device(m, 1), mth__place_device(m, 4)};
-    CHECK(mth__place_stack(m, 3, row, &axis) == m->whole && axis == 0);
-    CHECK(mth__place_stack(m, 2, column, &axis) == m->whole && axis == 1);
-    CHECK(mth__place_stack(m, 2, device, &axis) == mth__place_list(m, 2, (int32_t[]){1, 4}) && axis == 0);
-    const mth__placement *stack = mth__place_stack(m, 2, outer, &axis);
+    TRY(mth__mesh_new(arena, 2, (int64_t[]){3, 2}, &mesh));
+    const mth__placement *row[] = {mth__place_slice(mesh, 0, 0), mth__place_slice(mesh, 0, 1),
+        mth__place_slice(mesh, 0, 2)},
+                         *column[] = {mth__place_slice(mesh, 1, 0), mth__place_slice(mesh, 1, 1)},
+                         *outer[] = {row[0], row[2]},
+                         *device[] = {mth__place_device(mesh, 1), mth__place_device(mesh, 4)};
+    CHECK(mth__place_stack(mesh, 3, row, &axis) == mesh->whole && axis == 0);
+    CHECK(mth__place_stack(mesh, 2, column, &axis) == mesh->whole && axis == 1);
+    CHECK(mth__place_stack(mesh, 2, device, &axis) == mth__place_list(mesh, 2, (int32_t[]){1, 4}) && axis == 0);
+    const mth__placement *stack = mth__place_stack(mesh, 2, outer, &axis);
     CHECK(axis == 0 && stack->naxes == 2 && stack->dim[0] == 2 && stack->dim[1] == 2);
     CHECK(stack->mesh_axis[0] == -1 && stack->mesh_axis[1] == 1);
     CHECK(!strcmp(mth__placement_text(arena, stack), "devices[0,1,4,5](2, 2)"));
-    CHECK(mth__place_grid(m, 2, (int[]){2, 2}, (int32_t[]){0, 1, 4, 5}) == stack);
+    CHECK(mth__place_grid(mesh, 2, (int[]){2, 2}, (int32_t[]){0, 1, 4, 5}) == stack);
     CHECK(mth__place_stacked(stack, row[0]) && mth__place_stacked(stack, row[2]));
-    CHECK(!mth__place_stacked(stack, row[1]) && !mth__place_stacked(stack, mth__place_list(m, 2, (int32_t[]){1, 4})));
+    CHECK(
+        !mth__place_stacked(stack, row[1]) && !mth__place_stacked(stack, mth__place_list(mesh, 2, (int32_t[]){1, 4})));
     CHECK(mth__place_holds(stack, row[2]) && !mth__place_holds(stack, row[1]) && !mth__place_holds(row[0], stack));
-    CHECK(mth__place_holds(m->whole, stack) && mth__place_holds(stack, device[0]));
+    CHECK(mth__place_holds(mesh->whole, stack) && mth__place_holds(stack, device[0]));
     return NULL;
 }
 
 ARENA_TEST(a_large_mesh_is_cheap) {
-    mth__mesh *m;
-    TRY(mth__mesh_new(arena, 3, (int64_t[]){8, 16, 128}, &m));
-    for (int d = 0; d < m->count; d++) mth__place_device(m, d);
-    for (int s = 0; s < 16; s++) mth__place_slice(m, 1, s);
+    mth__mesh *mesh;
+    TRY(mth__mesh_new(arena, 3, (int64_t[]){8, 16, 128}, &mesh));
+    for (int d = 0; d < mesh->count; d++) mth__place_device(mesh, d);
+    for (int s = 0; s < 16; s++) mth__place_slice(mesh, 1, s);
     CHECK(mth__arena_bytes(arena) < 16 << 20);
     return NULL;
 }
 
 /* ---------------------------------------------------------------- shardings */
-static void sizes(int64_t n, mth__sharding s, int64_t *size, int64_t *start) {
-    for (int r = 0; r < s.on->count; r++) {
+static void sizes(int64_t n, mth__sharding sharding, int64_t *size, int64_t *start) {
+    for (int rank = 0; rank < sharding.on->count; rank++) {
         int64_t at[MTH__RANK];
-        mth__shape local = mth__local_shape((mth__shape){1, {n}}, &s, r, at, NULL);
-        size[r] = local.dim[0];
-        start[r] = at[0];
+        mth__shape local = mth__local_shape((mth__shape){1, {n}}, &sharding, rank, at, NULL);
+        size[rank] = local.dim[0];
+        start[rank] = at[0];
     }
 }
 
 ARENA_TEST(uneven_and_nested_splits) {
-    mth__mesh *m;
+    mth__mesh *mesh;
     int64_t size[4], start[MTH__RANK];
-    TRY(mth__mesh_new(arena, 2, (int64_t[]){2, 2}, &m));
-    mth__sharding nested = {.on = mth__place_whole(m), .dim = {{.naxes = 2, .axis = {0, 1}}}};
+    TRY(mth__mesh_new(arena, 2, (int64_t[]){2, 2}, &mesh));
+    mth__sharding nested = {.on = mth__place_whole(mesh), .dim = {{.naxes = 2, .axis = {0, 1}}}};
     sizes(10, nested, size, start);
     CHECK(size[0] == 3 && size[1] == 2 && size[2] == 3 && size[3] == 2 && start[2] == 5 && start[3] == 8);
     CHECK(!mth__sharding_even((mth__shape){1, {10}}, &nested) && mth__sharding_even((mth__shape){1, {12}}, &nested));
-    TRY(mth__mesh_new(arena, 1, (int64_t[]){4}, &m));
-    mth__sharding flat = {.on = mth__place_whole(m), .dim = {{.naxes = 1}}};
+    TRY(mth__mesh_new(arena, 1, (int64_t[]){4}, &mesh));
+    mth__sharding flat = {.on = mth__place_whole(mesh), .dim = {{.naxes = 1}}};
     sizes(5, flat, size, start);
     CHECK(size[0] == 2 && size[1] == 2 && size[2] == 1 && size[3] == 0 && start[3] == 5);
     sizes(0, flat, size, start);
@@ -306,9 +310,9 @@ ARENA_TEST(uneven_and_nested_splits) {
 
 /* Whatever the split: the parts of all coordinates are disjoint and cover the whole, and canonical form keeps them. */
 ARENA_TEST(splits_partition) {
-    mth__mesh *m;
-    TRY(mth__mesh_new(arena, 3, (int64_t[]){3, 1, 2}, &m));
-    const mth__placement *on = mth__place_whole(m);
+    mth__mesh *mesh;
+    TRY(mth__mesh_new(arena, 3, (int64_t[]){3, 1, 2}, &mesh));
+    const mth__placement *on = mth__place_whole(mesh);
     for (int64_t n = 0; n < 40; n++)
         for (int32_t grain = 0; grain < 6; grain++)
             for (int form = 0; form < 5; form++) {
@@ -323,10 +327,10 @@ ARENA_TEST(splits_partition) {
                 mth__sharding_canonical(&c, (mth__shape){1, {n}});
                 CHECK(c.partial == 0);
                 int seen[64] = {0}, per_part = on->count / (form == 0 ? 3 : form == 1 ? 2 : 6);
-                for (int r = 0; r < on->count; r++) {
+                for (int rank = 0; rank < on->count; rank++) {
                     int64_t a[MTH__RANK], step[MTH__RANK], b[MTH__RANK];
-                    int64_t size = mth__local_shape((mth__shape){1, {n}}, &s, r, a, step).dim[0];
-                    CHECK(mth__local_shape((mth__shape){1, {n}}, &c, r, b, NULL).dim[0] == size &&
+                    int64_t size = mth__local_shape((mth__shape){1, {n}}, &s, rank, a, step).dim[0];
+                    CHECK(mth__local_shape((mth__shape){1, {n}}, &c, rank, b, NULL).dim[0] == size &&
                         (size == 0 || a[0] == b[0]));
                     if (grain > 1 && n % grain == 0 && !s.dim[0].cyclic) CHECK(size % grain == 0);
                     for (int64_t i = 0; i < size; i++) seen[a[0] + i * step[0]]++;
@@ -337,9 +341,9 @@ ARENA_TEST(splits_partition) {
                     mth__sharding plain = c;
                     plain.dim[0].grain = 0;
                     bool differs = false;
-                    for (int r = 0; r < on->count; r++)
-                        differs |= mth__local_shape((mth__shape){1, {n}}, &c, r, NULL, NULL).dim[0] !=
-                            mth__local_shape((mth__shape){1, {n}}, &plain, r, NULL, NULL).dim[0];
+                    for (int rank = 0; rank < on->count; rank++)
+                        differs |= mth__local_shape((mth__shape){1, {n}}, &c, rank, NULL, NULL).dim[0] !=
+                            mth__local_shape((mth__shape){1, {n}}, &plain, rank, NULL, NULL).dim[0];
                     CHECK(differs);
                 }
             }
@@ -347,18 +351,18 @@ ARENA_TEST(splits_partition) {
 }
 
 ARENA_TEST(sharding_texts_and_equality) {
-    mth__mesh *m;
-    TRY(mth__mesh_new(arena, 2, (int64_t[]){2, 2}, &m));
-    mth__sharding a = {.on = mth__place_whole(m), .dim = {{.naxes = 2, .axis = {0, 1}}}}, b = a;
+    mth__mesh *mesh;
+    TRY(mth__mesh_new(arena, 2, (int64_t[]){2, 2}, &mesh));
+    mth__sharding a = {.on = mth__place_whole(mesh), .dim = {{.naxes = 2, .axis = {0, 1}}}}, b = a;
     CHECK(!strcmp(mth__sharding_text(arena, &a, 2), "((0, 1), None)"));
     CHECK(mth__sharding_axes(&a, 2) == 3);
     b.dim[0].axis[0] = 1, b.dim[0].axis[1] = 0;
     CHECK(!mth__sharding_equal(&a, &b, 2) && mth__sharding_equal(&a, &a, 2));
-    b = (mth__sharding){.on = mth__place_whole(m), .partial = 1};
+    b = (mth__sharding){.on = mth__place_whole(mesh), .partial = 1};
     CHECK(!strcmp(mth__where_text(arena, &b, 2), "(None, None) partial sum over 0 over mesh (2, 2)"));
     b.partial = 3, b.reduce = MTH__REDUCE_MAX;
     CHECK(!strcmp(mth__sharding_text(arena, &b, 0), "() partial max over (0, 1)"));
-    b = (mth__sharding){.on = mth__place_device(m, 3)};
+    b = (mth__sharding){.on = mth__place_device(mesh, 3)};
     CHECK(!strcmp(mth__where_text(arena, &b, 1), "(None,) on device 3"));
     CHECK(!strcmp(mth__shape_text(arena, (mth__shape){1, {4}}), "(4,)"));
     return NULL;
@@ -416,14 +420,14 @@ static const mth__opt own[] = {{"dimension", MTH__OPT_SIZE, NULL, "Width.", NULL
 static const mth__opt common[] = {{"device_mesh", MTH__OPT_MESH, "None", "Mesh.", NULL},
     {"spec", MTH__OPT_SPEC, "(None, 0)", "Spec.", NULL}, {"any", MTH__OPT_ANY, "{'a': 1}", "Any.", NULL}, {0}};
 static const mth__opt *const tables[] = {own, common, NULL};
-static mth_status try_options(const mth_option *o, size_t n) {
+static mth_status try_options(const mth_option *option, size_t n) {
     mth_arg *values;
-    return mth__options_read(arena, "linear_0", tables, o, n, &values);
+    return mth__options_read(arena, "linear_0", tables, option, n, &values);
 }
 
 /* An option whose documentation is longer than any buffer. */
-static void write_long(mth__text *t, const void *about) {
-    mth__options_doc(t, (const mth__opt *const[]){about, NULL}, "");
+static void write_long(mth__text *text, const void *about) {
+    mth__options_doc(text, (const mth__opt *const[]){about, NULL}, "");
 }
 ARENA_TEST(no_text_is_cut_in_silence) {
     char *words = NEW_ARRAY(arena, char, 200001), room[16], one[2];
@@ -449,9 +453,9 @@ ARENA_TEST(no_text_is_cut_in_silence) {
     CHECK(strlen(fix) == strlen("the outputs are '' and 1 more") + 200000);
     mth__free(fix);
     mth_set_source_line(mth__format(arena, "%s.py:12345", words + 199000));
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("?"), F("?"));
-    CHECK(strstr(mth_error_get_message(s), "at ...wwww") && strstr(mth_error_get_message(s), "www.py:12345"));
-    mth_error_free(s);
+    mth_status status = FAIL(MTH_ERROR_VALUE, F("?"), F("?"));
+    CHECK(strstr(mth_error_get_message(status), "at ...wwww") && strstr(mth_error_get_message(status), "www.py:12345"));
+    mth_error_free(status);
     mth_set_source_line(NULL);
     return NULL;
 }
@@ -514,24 +518,26 @@ ARENA_TEST(arguments_print_as_python_does) {
 }
 
 ARENA_TEST(specs_are_read) {
-    mth__mesh *m;
-    mth__sharding s;
-    TRY(mth__mesh_new(arena, 2, (int64_t[]){2, 2}, &m));
-    const mth__placement *on = mth__place_whole(m);
-    TRY(mth__spec_read(MTH_SPEC(mth_list(2, (mth_arg[]){mth_int(1), mth_int(0)}), MTH_NONE), on, 2, "weight", &s));
-    CHECK(!strcmp(mth__sharding_text(arena, &s, 2), "((1, 0), None)"));
-    TRY(mth__spec_read(MTH_NONE, on, 2, "weight", &s));
-    CHECK(s.on == on && mth__sharding_axes(&s, 2) == 0);
-    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(0)), on, 2, "weight", &s), MTH_ERROR_VALUE,
+    mth__mesh *mesh;
+    mth__sharding sharding;
+    TRY(mth__mesh_new(arena, 2, (int64_t[]){2, 2}, &mesh));
+    const mth__placement *on = mth__place_whole(mesh);
+    TRY(mth__spec_read(
+        MTH_SPEC(mth_list(2, (mth_arg[]){mth_int(1), mth_int(0)}), MTH_NONE), on, 2, "weight", &sharding));
+    CHECK(!strcmp(mth__sharding_text(arena, &sharding, 2), "((1, 0), None)"));
+    TRY(mth__spec_read(MTH_NONE, on, 2, "weight", &sharding));
+    CHECK(sharding.on == on && mth__sharding_axes(&sharding, 2) == 0);
+    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(0)), on, 2, "weight", &sharding), MTH_ERROR_VALUE,
         "weight has 2 dimensions, its spec 1 entry");
-    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(2), MTH_NONE), on, 2, "weight", &s), MTH_ERROR_VALUE,
+    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(2), MTH_NONE), on, 2, "weight", &sharding), MTH_ERROR_VALUE,
         "names axis 2, the mesh has 2 axes");
-    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(-1), MTH_NONE), on, 2, "weight", &s), MTH_ERROR_VALUE, "axis -1");
-    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(1), mth_int(1)), on, 2, "weight", &s), MTH_ERROR_VALUE,
-        "weight: spec (1, 1) over mesh(2, 2)");
-    CHECK_FAILS(mth__spec_read(mth_int(1), on, 2, "weight", &s), MTH_ERROR_TYPE, "not a tuple");
     CHECK_FAILS(
-        mth__spec_read(MTH_SPEC(mth_int(0)), mth__place_device(m, 1), 1, "bias", &s), MTH_ERROR_VALUE, "single device");
+        mth__spec_read(MTH_SPEC(mth_int(-1), MTH_NONE), on, 2, "weight", &sharding), MTH_ERROR_VALUE, "axis -1");
+    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(1), mth_int(1)), on, 2, "weight", &sharding), MTH_ERROR_VALUE,
+        "weight: spec (1, 1) over mesh(2, 2)");
+    CHECK_FAILS(mth__spec_read(mth_int(1), on, 2, "weight", &sharding), MTH_ERROR_TYPE, "not a tuple");
+    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(0)), mth__place_device(mesh, 1), 1, "bias", &sharding), MTH_ERROR_VALUE,
+        "single device");
     return NULL;
 }
 
@@ -560,21 +566,21 @@ TEST(philox_distributions) {
 
 /* ---------------------------------------------------------------- graph */
 ARENA_TEST(values_have_texts) {
-    mth__mesh *m;
-    TRY(mth__mesh_new(arena, 1, (int64_t[]){4}, &m));
-    mth__graph *g = mth__graph_new(arena, m);
-    mth__value *w = mth__graph_value(g, MTH__VALUE_PARAMETER, "weight", MTH_FLOAT32, (mth__shape){2, {2048, 512}});
-    TRY(mth__spec_read(MTH_SPEC(mth_int(0), MTH_NONE), mth__place_whole(m), 2, "weight", &w->sharding));
+    mth__mesh *mesh;
+    TRY(mth__mesh_new(arena, 1, (int64_t[]){4}, &mesh));
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    mth__value *w = mth__graph_value(graph, MTH__VALUE_PARAMETER, "weight", MTH_FLOAT32, (mth__shape){2, {2048, 512}});
+    TRY(mth__spec_read(MTH_SPEC(mth_int(0), MTH_NONE), mth__place_whole(mesh), 2, "weight", &w->sharding));
     char *text = mth__value_text(w);
     CHECK(!strcmp(text, "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)"));
     mth__free(text);
-    mth__value *v = mth__graph_value(g, MTH__VALUE_NODE, NULL, MTH_INT32, (mth__shape){0});
+    mth__value *v = mth__graph_value(graph, MTH__VALUE_NODE, NULL, MTH_INT32, (mth__shape){0});
     CHECK(!strcmp(mth__value_label(arena, v), "%1"));
-    TRY(mth__graph_check(g));
-    PUSH(arena, g->output, (mth__output){.name = "y", .value = v});
-    CHECK_FAILS(mth__graph_check(g), MTH_ERROR_INTERNAL, "output y is not made");
+    TRY(mth__graph_check(graph));
+    PUSH(arena, graph->output, (mth__output){.name = "y", .value = v});
+    CHECK_FAILS(mth__graph_check(graph), MTH_ERROR_INTERNAL, "output y is not made");
     w->sharding.dim[1] = w->sharding.dim[0];
-    CHECK_FAILS(mth__graph_check(g), MTH_ERROR_INTERNAL, "split twice");
+    CHECK_FAILS(mth__graph_check(graph), MTH_ERROR_INTERNAL, "split twice");
     return NULL;
 }
 RUN()

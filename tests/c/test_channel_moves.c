@@ -18,13 +18,13 @@ typedef struct {
 } one_case;
 
 static one_case case_of(mth__channel_kind kind, mth__algorithm algorithm, int n, mth__shape shape, bool max) {
-    mth__mesh *mesh = MESH(a, GROUPS, n);
+    mth__mesh *mesh = MESH(arena, GROUPS, n);
     const mth__placement *on = mth__place_whole(mesh);
     mth__sharding whole = split_by(on, shape, SPLIT(0, -1, -1)), partial = whole,
                   split[2] = {split_by(on, shape, SPLIT(0, 1, -1)), split_by(on, shape, SPLIT(0, -1, 1))};
     partial.partial = 2;
     partial.reduce = max ? MTH__REDUCE_MAX : MTH__REDUCE_SUM;
-    mth__channel c = {.kind = kind,
+    mth__channel channel = {.kind = kind,
         .algorithm = algorithm,
         .dtype = MTH_FLOAT32,
         .shape = shape,
@@ -35,58 +35,58 @@ static one_case case_of(mth__channel_kind kind, mth__algorithm algorithm, int n,
         .from = whole,
         .to = whole};
     switch (kind) {
-    case MTH__ALL_REDUCE: c.from = partial; break;
+    case MTH__ALL_REDUCE: channel.from = partial; break;
     case MTH__REDUCE_SCATTER:
-        c.from = partial;
-        c.to = split[0];
-        c.dim = 1;
+        channel.from = partial;
+        channel.to = split[0];
+        channel.dim = 1;
         break;
     case MTH__ALL_GATHER:
-        c.from = split[0];
-        c.dim = 1;
+        channel.from = split[0];
+        channel.dim = 1;
         break;
     case MTH__ALL_TO_ALL:
-        c.from = split[0];
-        c.to = split[1];
-        c.dim = 2;
-        c.dim2 = 1;
+        channel.from = split[0];
+        channel.to = split[1];
+        channel.dim = 2;
+        channel.dim2 = 1;
         break;
     default: /* from one device to all, or to all but itself */
-        c.from = (mth__sharding){.on = mth__place_device(mesh, max ? n : 0)};
-        c.to = (mth__sharding){.on = max ? mth__place_slice(mesh, 0, 0) : on};
-        c.axes = 0;
+        channel.from = (mth__sharding){.on = mth__place_device(mesh, max ? n : 0)};
+        channel.to = (mth__sharding){.on = max ? mth__place_slice(mesh, 0, 0) : on};
+        channel.axes = 0;
     }
-    c.reduce = c.from.reduce;
-    return (one_case){c, n, false};
+    channel.reduce = channel.from.reduce;
+    return (one_case){channel, n, false};
 }
 
 /* ---------------------------------------------------------------- followed on numbers */
 /* What device `device` has of element `flat` of the tensor: where it is no term of a sum, the same on all. */
-static double value_of(const mth__channel *c, int device, int64_t flat) {
-    return (double)(flat + 1) + (c->from.partial ? 1000.0 * (device + 1) : 0);
+static double value_of(const mth__channel *channel, int device, int64_t flat) {
+    return (double)(flat + 1) + (channel->from.partial ? 1000.0 * (device + 1) : 0);
 }
 
-static int64_t local_size(const mth__channel *c, const mth__sharding *s, int device) {
-    int rank = s->on->rank_of[device];
-    return rank < 0 ? 0 : mth__shape_size(mth__local_shape(c->shape, s, rank, NULL, NULL));
+static int64_t local_size(const mth__channel *channel, const mth__sharding *sharding, int device) {
+    int rank = sharding->on->rank_of[device];
+    return rank < 0 ? 0 : mth__shape_size(mth__local_shape(channel->shape, sharding, rank, NULL, NULL));
 }
 
 /* The flat global index of local element i. */
-static int64_t global_of(const mth__channel *c, const mth__sharding *s, int device, int64_t i) {
+static int64_t global_of(const mth__channel *channel, const mth__sharding *sharding, int device, int64_t i) {
     int64_t start[MTH__RANK], step[MTH__RANK], flat = 0, at[MTH__RANK];
-    mth__shape local = mth__local_shape(c->shape, s, s->on->rank_of[device], start, step);
+    mth__shape local = mth__local_shape(channel->shape, sharding, sharding->on->rank_of[device], start, step);
     for (int d = local.rank - 1; d >= 0; i /= local.dim[d--]) at[d] = start[d] + i % local.dim[d] * step[d];
-    for (int d = 0; d < local.rank; d++) flat = flat * c->shape.dim[d] + at[d];
+    for (int d = 0; d < local.rank; d++) flat = flat * channel->shape.dim[d] + at[d];
     return flat;
 }
 
 static double expected(const one_case *x, int device, int64_t flat) {
-    const mth__channel *c = &x->channel;
-    if (!c->from.partial) return value_of(c, device, flat);
-    double sum = c->reduce == MTH__REDUCE_MAX ? -INFINITY : 0;
+    const mth__channel *channel = &x->channel;
+    if (!channel->from.partial) return value_of(channel, device, flat);
+    double sum = channel->reduce == MTH__REDUCE_MAX ? -INFINITY : 0;
     for (int r = 0; r < x->n; r++) {
-        double term = value_of(c, device / x->n * x->n + r, flat);
-        sum = c->reduce == MTH__REDUCE_MAX ? fmax(sum, term) : sum + term;
+        double term = value_of(channel, device / x->n * x->n + r, flat);
+        sum = channel->reduce == MTH__REDUCE_MAX ? fmax(sum, term) : sum + term;
     }
     return sum;
 }
@@ -96,7 +96,7 @@ typedef struct {
     int64_t size[MTH__MOVE_MEMORIES];
 } memories;
 
-static void apply(const mth__channel *c, const mth__channel_move *move, const memories *all, int device) {
+static void apply(const mth__channel *channel, const mth__channel_move *move, const memories *all, int device) {
     const memories *own = &all[device], *peer = &all[move->peer];
     const mth__strided_copy *copy = &move->copy;
     for (int64_t k = 0, n = mth__strided_copy_size(copy); k < n; k++) {
@@ -109,48 +109,50 @@ static void apply(const mth__channel *c, const mth__channel_move *move, const me
         CHECK(inside);
         if (!inside) return;
         double *result = &own->at[move->to][to], term = peer->at[move->from][from];
-        *result = !move->reduce ? term : c->reduce == MTH__REDUCE_MAX ? fmax(*result, term) : *result + term;
+        *result = !move->reduce ? term : channel->reduce == MTH__REDUCE_MAX ? fmax(*result, term) : *result + term;
     }
 }
 
 /* Device by device within a round, in either order: nobody reads what is written in the same round. */
 static bool comes_out_right(const one_case *x, const mth__channel_part *part, bool backwards) {
-    const mth__channel *c = &x->channel;
+    const mth__channel *channel = &x->channel;
     const int devices = GROUPS * x->n;
-    memories *all = NEW_ARRAY(a, memories, devices);
+    memories *all = NEW_ARRAY(arena, memories, devices);
     for (int d = 0; d < devices; d++) {
         int64_t *size = all[d].size;
-        size[MTH__MOVE_OPERAND] = local_size(c, &c->from, d);
-        size[MTH__MOVE_RESULT] = local_size(c, &c->to, d);
-        size[MTH__MOVE_SCRATCH] = mth__channel_scratch(c, d) / 4;
+        size[MTH__MOVE_OPERAND] = local_size(channel, &channel->from, d);
+        size[MTH__MOVE_RESULT] = local_size(channel, &channel->to, d);
+        size[MTH__MOVE_SCRATCH] = mth__channel_scratch(channel, d) / 4;
         for (int m = 0; m < MTH__MOVE_MEMORIES; m++) {
-            all[d].at[m] = NEW_ARRAY(a, double, size[m] + 1);
+            all[d].at[m] = NEW_ARRAY(arena, double, size[m] + 1);
             for (int64_t i = 0; i < size[m]; i++)
-                all[d].at[m][i] = m == MTH__MOVE_OPERAND ? value_of(c, d, global_of(c, &c->from, d, i)) : NAN;
+                all[d].at[m][i] =
+                    m == MTH__MOVE_OPERAND ? value_of(channel, d, global_of(channel, &channel->from, d, i)) : NAN;
         }
         if (x->in_place) all[d].at[MTH__MOVE_RESULT] = all[d].at[MTH__MOVE_OPERAND];
     }
-    int *next = NEW_ARRAY(a, int, devices);
+    int *next = NEW_ARRAY(arena, int, devices);
     for (int round = 0; round < part[0].rounds; round++)
         for (int k = 0; k < devices; k++) {
             const int d = backwards ? devices - 1 - k : k;
             for (; next[d] < part[d].count && part[d].move[next[d]].round == round; next[d]++)
-                apply(c, &part[d].move[next[d]], all, d);
+                apply(channel, &part[d].move[next[d]], all, d);
         }
     bool right = true;
     for (int d = 0; d < devices; d++) {
         right &= next[d] == part[d].count;
-        for (int64_t i = 0; i < local_size(c, &c->to, d); i++)
-            right &= all[d].at[MTH__MOVE_RESULT][i] == expected(x, d, global_of(c, &c->to, d, i));
+        for (int64_t i = 0; i < local_size(channel, &channel->to, d); i++)
+            right &= all[d].at[MTH__MOVE_RESULT][i] == expected(x, d, global_of(channel, &channel->to, d, i));
     }
     return right;
 }
 
 static mth__channel_part *parts_of(const one_case *x) {
-    mth__channel_part *part = NEW_ARRAY(a, mth__channel_part, GROUPS * x->n);
-    mth__templates templates = {.arena = a};
+    mth__channel_part *part = NEW_ARRAY(arena, mth__channel_part, GROUPS * x->n);
+    mth__templates templates = {.arena = arena};
     CHECK_STATUS(mth__channel_check(&x->channel));
-    for (int d = 0; d < GROUPS * x->n; d++) CHECK_STATUS(mth__channel_moves(a, &templates, &x->channel, d, &part[d]));
+    for (int d = 0; d < GROUPS * x->n; d++)
+        CHECK_STATUS(mth__channel_moves(arena, &templates, &x->channel, d, &part[d]));
     return part;
 }
 
@@ -185,7 +187,7 @@ GUARDED(mutants_come_out_wrong) {
             one_case x = case_of((mth__channel_kind)kind, (mth__algorithm)algorithm, 4, SHAPE(2, 8, 8), false);
             mth__channel_part *part = parts_of(&x);
             int last = part[1].count - 1;
-            mth__channel_move *move = NEW_ARRAY(a, mth__channel_move, part[1].count);
+            mth__channel_move *move = NEW_ARRAY(arena, mth__channel_move, part[1].count);
             memcpy(move, part[1].move, (size_t)part[1].count * sizeof *move);
             const mth__channel_part good = part[1];
             part[1].move = move;
@@ -213,7 +215,7 @@ GUARDED(the_verifier_knows_good_moves) {
         mth__channel_part *part = parts_of(&x);
         for (int d = 0; d < GROUPS * x.n; d++) CHECK_STATUS(mth__verify_device_moves(&x.channel, d, &part[d]));
         if (!part[1].count) continue;
-        mth__channel_move *move = NEW_ARRAY(a, mth__channel_move, part[1].count), *last = &move[part[1].count - 1];
+        mth__channel_move *move = NEW_ARRAY(arena, mth__channel_move, part[1].count), *last = &move[part[1].count - 1];
         memcpy(move, part[1].move, (size_t)part[1].count * sizeof *move);
         mth__channel_part spoilt = {part[1].rounds, part[1].count, move};
         const mth__channel_move good = *last;
@@ -276,12 +278,12 @@ static bool fills_by_counting(int64_t n, const mth__split *coarse, const mth__sp
     unsigned outer = 0, inner = 0;
     for (int i = 0; i < coarse->naxes; i++) outer |= 1u << coarse->axis[i];
     for (int i = 0; i < fine->naxes; i++) inner |= 1u << fine->axis[i];
-    for (int r = 0; r < on->count; r++) {
+    for (int rank = 0; rank < on->count; rank++) {
         int at[MTH__AXES], to[MTH__AXES], times[64] = {0};
         int64_t start[MTH__RANK], step[MTH__RANK], first = -1;
-        const int64_t held = mth__local_shape(line, &one, r, start, step).dim[0];
+        const int64_t held = mth__local_shape(line, &one, rank, start, step).dim[0];
         for (int64_t i = 0; i < held; i++) times[start[0] + i * step[0]]--;
-        mth__placement_coordinates(on, r, at);
+        mth__placement_coordinates(on, rank, at);
         for (int k = 0; k < on->count; k++) {
             bool of_group = true;
             mth__placement_coordinates(on, k, to);
@@ -320,7 +322,7 @@ GUARDED(cuts_that_pass_fill_each_part) {
         unsigned axes = 0;
         state = seed;
         const int64_t n = (int64_t)pick(30) + 1;
-        const mth__placement *on = mth__place_whole(MESH(a, 2, 3, 2));
+        const mth__placement *on = mth__place_whole(MESH(arena, 2, 3, 2));
         mth__split coarse = some_split(&axes), fine = coarse;
         axes = 0;
         if (pick(3)) { /* further, along one axis more */
@@ -331,15 +333,15 @@ GUARDED(cuts_that_pass_fill_each_part) {
         } else {
             fine = some_split(&axes);
         }
-        mth__channel c = {.kind = MTH__ALL_GATHER, .dtype = MTH_FLOAT32, .shape = {1, {n}}, .label = "case"};
-        c.from = (mth__sharding){.on = on, .dim = {fine}};
-        c.to = (mth__sharding){.on = on, .dim = {coarse}};
+        mth__channel channel = {.kind = MTH__ALL_GATHER, .dtype = MTH_FLOAT32, .shape = {1, {n}}, .label = "case"};
+        channel.from = (mth__sharding){.on = on, .dim = {fine}};
+        channel.to = (mth__sharding){.on = on, .dim = {coarse}};
         if (mth__split_equal(&coarse, &fine)) continue;
-        mth_status refused = mth__verify_cuts(&(mth__verification){.arena = a}, &c);
+        mth_status refused = mth__verify_cuts(&(mth__verification){.arena = arena}, &channel);
         const bool fills = fills_by_counting(n, &coarse, &fine, on);
         if (!refused) CHECK(fills);
-        for (int i = coarse.naxes; i < fine.naxes; i++) c.axes |= (uint8_t)(1u << fine.axis[i]);
-        mth_status unfit = mth__channel_check(&c);
+        for (int i = coarse.naxes; i < fine.naxes; i++) channel.axes |= (uint8_t)(1u << fine.axis[i]);
+        mth_status unfit = mth__channel_check(&channel);
         if (!unfit) CHECK(!refused && fills);
         passed += !refused;
         spilt += !fills;
@@ -353,15 +355,17 @@ GUARDED(cuts_that_pass_fill_each_part) {
 /* A channel whose sides do not fit is refused by name; the right ones are not. */
 GUARDED(cuts_of_channels) {
     EACH_CASE(x) {
-        CHECK_STATUS(mth__verify_cuts(&(mth__verification){.arena = a}, &x.channel));
+        CHECK_STATUS(mth__verify_cuts(&(mth__verification){.arena = arena}, &x.channel));
         mth__channel spoilt = x.channel;
         const bool gathers = x.channel.kind == MTH__ALL_GATHER;
         if (!gathers && x.channel.kind != MTH__REDUCE_SCATTER) continue;
         mth__split *coarse = gathers ? &spoilt.to.dim[1] : &spoilt.from.dim[1];
         *coarse = (mth__split){.naxes = 1, .axis = {0}};
-        CHECK_FAILS(mth__verify_cuts(&(mth__verification){.arena = a}, &spoilt), MTH_ERROR_VALUE, "along dimension 1");
+        CHECK_FAILS(
+            mth__verify_cuts(&(mth__verification){.arena = arena}, &spoilt), MTH_ERROR_VALUE, "along dimension 1");
         *coarse = gathers ? spoilt.from.dim[1] : spoilt.to.dim[1];
-        CHECK_FAILS(mth__verify_cuts(&(mth__verification){.arena = a}, &spoilt), MTH_ERROR_INTERNAL, "on both sides");
+        CHECK_FAILS(
+            mth__verify_cuts(&(mth__verification){.arena = arena}, &spoilt), MTH_ERROR_INTERNAL, "on both sides");
     }
 }
 
@@ -382,46 +386,46 @@ static int children(int r, int n) {
 
 /* Elements that rank r of n receives and sends; false: no formula is known to this test. */
 static bool formula(const one_case *x, int r, int64_t *received, int64_t *sent) {
-    const mth__channel *c = &x->channel;
+    const mth__channel *channel = &x->channel;
     const int n = x->n, left = modulo(r - 1, n), right = modulo(r + 1, n);
-    const int64_t batch = chunk(c->shape.dim[0], GROUPS, 0), rows = c->shape.dim[1], columns = c->shape.dim[2],
-                  all = batch * rows * columns;
+    const int64_t batch = chunk(channel->shape.dim[0], GROUPS, 0), rows = channel->shape.dim[1],
+                  columns = channel->shape.dim[2], all = batch * rows * columns;
 #define ROWS(k) (batch * chunk(rows, n, k) * columns)
-    switch (c->kind) {
+    switch (channel->kind) {
     case MTH__ALL_REDUCE:
-        if (c->algorithm == MTH__DIRECT) *received = *sent = (n - 1) * chunk(all, n, r) + all - chunk(all, n, r);
-        if (c->algorithm == MTH__RING) { /* 2 (n - 1) / n of the tensor, up to uneven chunks */
+        if (channel->algorithm == MTH__DIRECT) *received = *sent = (n - 1) * chunk(all, n, r) + all - chunk(all, n, r);
+        if (channel->algorithm == MTH__RING) { /* 2 (n - 1) / n of the tensor, up to uneven chunks */
             *received = 2 * all - chunk(all, n, r) - chunk(all, n, right);
             *sent = 2 * all - chunk(all, n, right) - chunk(all, n, modulo(r + 2, n));
         }
-        if (c->algorithm == MTH__TREE) *received = *sent = (children(r, n) + (r > 0)) * all;
-        if (c->algorithm == MTH__HIERARCHICAL) *received = *sent = 2 * (n - 1) * chunk(all, n, 0);
-        return c->algorithm != MTH__HIERARCHICAL || all % n == 0;
+        if (channel->algorithm == MTH__TREE) *received = *sent = (children(r, n) + (r > 0)) * all;
+        if (channel->algorithm == MTH__HIERARCHICAL) *received = *sent = 2 * (n - 1) * chunk(all, n, 0);
+        return channel->algorithm != MTH__HIERARCHICAL || all % n == 0;
     case MTH__REDUCE_SCATTER:
-        if (c->algorithm == MTH__DIRECT) *received = (n - 1) * ROWS(r), *sent = all - ROWS(r);
-        if (c->algorithm == MTH__RING) *received = all - ROWS(left), *sent = all - ROWS(r);
-        if (c->algorithm == MTH__HIERARCHICAL) *received = *sent = all - ROWS(0);
-        return c->algorithm != MTH__TREE && (c->algorithm != MTH__HIERARCHICAL || rows % n == 0);
+        if (channel->algorithm == MTH__DIRECT) *received = (n - 1) * ROWS(r), *sent = all - ROWS(r);
+        if (channel->algorithm == MTH__RING) *received = all - ROWS(left), *sent = all - ROWS(r);
+        if (channel->algorithm == MTH__HIERARCHICAL) *received = *sent = all - ROWS(0);
+        return channel->algorithm != MTH__TREE && (channel->algorithm != MTH__HIERARCHICAL || rows % n == 0);
     case MTH__ALL_GATHER:
         *received = all - ROWS(r);
-        if (c->algorithm == MTH__DIRECT) *sent = (n - 1) * ROWS(r);
-        if (c->algorithm == MTH__RING) *sent = all - ROWS(right);
-        if (c->algorithm == MTH__HIERARCHICAL) *sent = all - ROWS(0);
-        return c->algorithm != MTH__TREE && (c->algorithm != MTH__HIERARCHICAL || rows % n == 0);
+        if (channel->algorithm == MTH__DIRECT) *sent = (n - 1) * ROWS(r);
+        if (channel->algorithm == MTH__RING) *sent = all - ROWS(right);
+        if (channel->algorithm == MTH__HIERARCHICAL) *sent = all - ROWS(0);
+        return channel->algorithm != MTH__TREE && (channel->algorithm != MTH__HIERARCHICAL || rows % n == 0);
     case MTH__ALL_TO_ALL: {
-#define BOX(o, d) (batch * chunk(rows, n, o) * chunk(columns, n, d))
+#define BOX(operand, d) (batch * chunk(rows, n, operand) * chunk(columns, n, d))
         *received = *sent = 0;
-        if (c->algorithm == MTH__DIRECT)
+        if (channel->algorithm == MTH__DIRECT)
             for (int k = 0; k < n; k++)
                 if (k != r) *received += BOX(k, r), *sent += BOX(r, k);
-        if (c->algorithm == MTH__RING) /* every box goes from neighbour to neighbour until it is there */
-            for (int o = 0; o < n; o++)
+        if (channel->algorithm == MTH__RING) /* every box goes from neighbour to neighbour until it is there */
+            for (int operand = 0; operand < n; operand++)
                 for (int hops = 1; hops < n; hops++)
                     for (int hop = 1; hop <= hops; hop++) {
-                        *received += modulo(o + hop, n) == r ? BOX(o, modulo(o + hops, n)) : 0;
-                        *sent += modulo(o + hop - 1, n) == r ? BOX(o, modulo(o + hops, n)) : 0;
+                        *received += modulo(operand + hop, n) == r ? BOX(operand, modulo(operand + hops, n)) : 0;
+                        *sent += modulo(operand + hop - 1, n) == r ? BOX(operand, modulo(operand + hops, n)) : 0;
                     }
-        return c->algorithm == MTH__DIRECT || c->algorithm == MTH__RING;
+        return channel->algorithm == MTH__DIRECT || channel->algorithm == MTH__RING;
     }
     default: return false;
     }
@@ -432,7 +436,7 @@ GUARDED(bytes_are_those_of_the_formulas) {
     EACH_CASE(x) {
         /* what the second group holds of an uneven batch is less */
         if (x.channel.kind == MTH__BROADCAST || x.channel.shape.dim[0] % GROUPS) continue;
-        mth__traffic *traffic = NEW_ARRAY(a, mth__traffic, GROUPS * x.n);
+        mth__traffic *traffic = NEW_ARRAY(arena, mth__traffic, GROUPS * x.n);
         CHECK_STATUS(mth__channel_traffic(&x.channel, traffic));
         int64_t received, sent;
         for (int d = 0; d < GROUPS * x.n; d++) {
@@ -461,13 +465,13 @@ GUARDED(a_broadcast_goes_by_its_algorithm) {
             for (int i = 2; i * i <= ranks; i++)
                 if (ranks % i == 0) across = i;
             across = across > 1 ? ranks / across : ranks;
-            for (int r = 0; r < ranks; r++) {
-                const int next = r % across + 1 < across && r + 1 < ranks,
-                          below = r % across == 0 && r + across < ranks;
-                const int takers[] = {r ? 0 : ranks - 1, r + 1 < ranks, children(r, ranks), next + below};
-                CHECK(traffic[member[r]].received == (r ? bytes : 0));
-                CHECK(traffic[member[r]].sent == takers[algorithm] * bytes);
-                CHECK(traffic[member[r]].messages == (r > 0));
+            for (int rank = 0; rank < ranks; rank++) {
+                const int next = rank % across + 1 < across && rank + 1 < ranks,
+                          below = rank % across == 0 && rank + across < ranks;
+                const int takers[] = {rank ? 0 : ranks - 1, rank + 1 < ranks, children(rank, ranks), next + below};
+                CHECK(traffic[member[rank]].received == (rank ? bytes : 0));
+                CHECK(traffic[member[rank]].sent == takers[algorithm] * bytes);
+                CHECK(traffic[member[rank]].messages == (rank > 0));
             }
         }
 }
@@ -495,7 +499,8 @@ static void count_moves(const one_case *x, const mth__channel_part *part, mth__t
 GUARDED(what_is_sent_is_received) {
     EACH_CASE(x) {
         const int devices = GROUPS * x.n;
-        mth__traffic *counted = NEW_ARRAY(a, mth__traffic, devices), *moved = NEW_ARRAY(a, mth__traffic, devices);
+        mth__traffic *counted = NEW_ARRAY(arena, mth__traffic, devices),
+                     *moved = NEW_ARRAY(arena, mth__traffic, devices);
         CHECK_STATUS(mth__channel_traffic(&x.channel, counted));
         CHECK(balances(devices, counted));
         count_moves(&x, parts_of(&x), moved);
@@ -508,17 +513,17 @@ GUARDED(what_is_sent_is_received) {
 }
 
 GUARDED(transfers_are_counted_on_both_sides) {
-    mth__mesh *mesh = MESH(a, 2, 3);
+    mth__mesh *mesh = MESH(arena, 2, 3);
     mth__shape shape = SHAPE(7, 10);
     const mth__placement *whole = mth__place_whole(mesh), *row = mth__place_slice(mesh, 0, 1);
-    mth__channel c = {.kind = MTH__TRANSFER,
+    mth__channel channel = {.kind = MTH__TRANSFER,
         .dtype = MTH_FLOAT32,
         .shape = shape,
         .from = split_by(row, shape, SPLIT(0, -1)),
         .to = split_by(whole, shape, SPLIT(-1, 1)),
         .label = "case"};
     mth__traffic traffic[6] = {{0}};
-    CHECK_STATUS(mth__channel_traffic(&c, traffic));
+    CHECK_STATUS(mth__channel_traffic(&channel, traffic));
     CHECK(balances(6, traffic));
     int64_t columns[] = {4, 4, 2}, rows[] = {3, 3, 1};
     for (int d = 0; d < 6; d++) { /* row 1 holds rows of the tensor, and every device takes columns of it */
@@ -545,15 +550,15 @@ static bool next_split(const mth__placement *on, int axis[2], bool *cyclic) {
          } s = {{-1, -1}, false, true};                                                                                \
         s.more; s.more = next_split(on, s.axis, &s.cyclic))
 static mth__sharding split_of(const mth__placement *on, mth__shape shape, const int axis[2], bool cyclic) {
-    mth__sharding s = split_by(on, shape, SPLIT(axis[0], axis[1]));
-    for (int d = 0; d < 2; d++) s.dim[d].cyclic = cyclic && axis[d] >= 0;
-    mth__sharding_canonical(&s, shape);
-    return s;
+    mth__sharding sharding = split_by(on, shape, SPLIT(axis[0], axis[1]));
+    for (int d = 0; d < 2; d++) sharding.dim[d].cyclic = cyclic && axis[d] >= 0;
+    mth__sharding_canonical(&sharding, shape);
+    return sharding;
 }
 
 /* The source holds each element once, or several times; the sides share all their devices, some, or none. */
 GUARDED(transfers_are_counted_as_they_move) {
-    mth__mesh *mesh = MESH(a, 2, 3);
+    mth__mesh *mesh = MESH(arena, 2, 3);
     const mth__placement *on[] = {mth__place_whole(mesh), mth__place_slice(mesh, 0, 0), mth__place_slice(mesh, 0, 1)};
     const mth__shape shape = SHAPE(7, 4);
     int crossed = 0;

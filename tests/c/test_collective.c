@@ -13,21 +13,22 @@ enum { LARGEST = 17 };
                     once_; once_ = NULL)
 
 TEST(templates_verify) {
-    EACH_TEMPLATE(t) CHECK_STATUS(mth__template_verify(&t));
+    EACH_TEMPLATE(template) CHECK_STATUS(mth__template_verify(&template));
     int large[] = {24, 31, 32, 33, 36, 48, 60, 63, 64, 65, 97, 100, 128, 256};
     for (size_t i = 0; i < sizeof large / sizeof *large; i++)
         for (int kind = 0; kind < MTH__TRANSFER; kind++)
             for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
                 /* n^3 steps */
                 if (kind == MTH__ALL_TO_ALL && algorithm == MTH__RING && large[i] > 65) continue;
-                mth__template t = mth__template_get((mth__channel_kind)kind, (mth__algorithm)algorithm, large[i]);
-                CHECK_STATUS(mth__template_verify(&t));
+                mth__template template =
+                    mth__template_get((mth__channel_kind)kind, (mth__algorithm)algorithm, large[i]);
+                CHECK_STATUS(mth__template_verify(&template));
             }
 }
 
-static int64_t received(mth__arena *arena, const mth__template *t, int rank) { /* chunks from other ranks */
+static int64_t received(mth__arena *scratch, const mth__template *template, int rank) { /* chunks from other ranks */
     mth__step *step;
-    int count = mth__template_steps(arena, t, rank, &step);
+    int count = mth__template_steps(scratch, template, rank, &step);
     int64_t n = 0;
     for (int i = 0; i < count; i++) n += step[i].peer != rank;
     return n;
@@ -66,16 +67,17 @@ GUARDED(bytes_and_rounds_match_the_formulas) {
             {MTH__BROADCAST, MTH__TREE, 1, ceil_log2(n), -1},
         };
         for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
-            mth__template t = mth__template_get(want[i].kind, want[i].algorithm, n);
-            CHECK(t.chunks == want[i].chunks);
-            CHECK(want[i].rounds < 0 || t.rounds == want[i].rounds);
-            for (int r = 0; r < n && want[i].each >= 0; r++) CHECK(received(a, &t, r) == want[i].each);
-            for (int r = 0; r < n && want[i].kind == MTH__BROADCAST; r++)
-                CHECK(received(a, &t, r) == (r ? t.chunks : 0));
+            mth__template template = mth__template_get(want[i].kind, want[i].algorithm, n);
+            CHECK(template.chunks == want[i].chunks);
+            CHECK(want[i].rounds < 0 || template.rounds == want[i].rounds);
+            for (int rank = 0; rank < n && want[i].each >= 0; rank++)
+                CHECK(received(arena, &template, rank) == want[i].each);
+            for (int rank = 0; rank < n && want[i].kind == MTH__BROADCAST; rank++)
+                CHECK(received(arena, &template, rank) == (rank ? template.chunks : 0));
         }
         mth__template tree = mth__template_get(MTH__ALL_REDUCE, MTH__TREE, n);
         int64_t total = 0;
-        for (int r = 0; r < n; r++) total += received(a, &tree, r);
+        for (int rank = 0; rank < n; rank++) total += received(arena, &tree, rank);
         CHECK(total == 2 * (n - 1)); /* whole tensors, over all ranks */
     }
     mth__template square = mth__template_get(MTH__ALL_REDUCE, MTH__HIERARCHICAL, 12);
@@ -85,41 +87,43 @@ GUARDED(bytes_and_rounds_match_the_formulas) {
 /* Runs a template on numbers: rank r's chunk c begins as value(r, c) where it has one. */
 static double value(int rank, int chunk) { return 1000.0 * (rank + 1) + chunk; }
 GUARDED(numbers_come_out_right) {
-    EACH_TEMPLATE(t) {
-        int n = t.n, chunks = t.chunks;
+    EACH_TEMPLATE(template) {
+        int n = template.n, chunks = template.chunks;
         size_t slots = (size_t)(n * chunks);
-        double *now = NEW_ARRAY(a, double, slots), *next = NEW_ARRAY(a, double, slots);
-        mth__step **step = NEW_ARRAY(a, mth__step *, n);
-        mth__box_name **box = NEW_ARRAY(a, mth__box_name *, n);
-        int *count = NEW_ARRAY(a, int, n);
-        for (int r = 0; r < n; r++) {
-            count[r] = mth__template_steps(a, &t, r, &step[r]);
-            for (int c = 0; c < chunks; c++) now[r * chunks + c] = value(r, c);
+        double *now = NEW_ARRAY(arena, double, slots), *next = NEW_ARRAY(arena, double, slots);
+        mth__step **step = NEW_ARRAY(arena, mth__step *, n);
+        mth__box_name **box = NEW_ARRAY(arena, mth__box_name *, n);
+        int *count = NEW_ARRAY(arena, int, n);
+        for (int rank = 0; rank < n; rank++) {
+            count[rank] = mth__template_steps(arena, &template, rank, &step[rank]);
+            for (int c = 0; c < chunks; c++) now[rank * chunks + c] = value(rank, c);
         }
-        if (t.kind == MTH__ALL_TO_ALL) mth__template_trace(a, &t, step, count, box);
-        for (int round = 0; round < t.rounds; round++) {
+        if (template.kind == MTH__ALL_TO_ALL) mth__template_trace(arena, &template, step, count, box);
+        for (int round = 0; round < template.rounds; round++) {
             for (size_t i = 0; i < slots; i++) next[i] = now[i];
-            for (int r = 0; r < n; r++)
-                for (int i = 0; i < count[r]; i++) {
-                    mth__step s = step[r][i];
+            for (int rank = 0; rank < n; rank++)
+                for (int i = 0; i < count[rank]; i++) {
+                    mth__step s = step[rank][i];
                     if (s.round != round) continue;
-                    double *to = &next[r * chunks + s.to_chunk], from = now[s.peer * chunks + s.from_chunk];
+                    double *to = &next[rank * chunks + s.to_chunk], from = now[s.peer * chunks + s.from_chunk];
                     *to = s.reduce ? *to + from : from;
-                    if (t.kind == MTH__ALL_TO_ALL) CHECK(from == value(box[r][i].origin, box[r][i].destination));
+                    if (template.kind == MTH__ALL_TO_ALL)
+                        CHECK(from == value(box[rank][i].origin, box[rank][i].destination));
                 }
             double *swap = now;
             now = next;
             next = swap;
         }
-        for (int r = 0; r < n; r++)
+        for (int rank = 0; rank < n; rank++)
             for (int c = 0; c < chunks; c++) {
                 double sum = 0;
                 for (int q = 0; q < n; q++) sum += value(q, c);
-                double got = now[r * chunks + c];
-                if (t.kind == MTH__ALL_REDUCE || (t.kind == MTH__REDUCE_SCATTER && r == c)) CHECK(got == sum);
-                if (t.kind == MTH__ALL_GATHER) CHECK(got == value(c, c));
-                if (t.kind == MTH__ALL_TO_ALL) CHECK(got == value(c, r));
-                if (t.kind == MTH__BROADCAST) CHECK(got == value(0, c));
+                double got = now[rank * chunks + c];
+                if (template.kind == MTH__ALL_REDUCE || (template.kind == MTH__REDUCE_SCATTER && rank == c))
+                    CHECK(got == sum);
+                if (template.kind == MTH__ALL_GATHER) CHECK(got == value(c, c));
+                if (template.kind == MTH__ALL_TO_ALL) CHECK(got == value(c, rank));
+                if (template.kind == MTH__BROADCAST) CHECK(got == value(0, c));
             }
     }
 }
@@ -130,22 +134,22 @@ GUARDED(mutants_are_refused) {
     int seen[6] = {0}, mutants = 0;
     for (int kind = 0; kind < MTH__TRANSFER; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
-            mth__template t = mth__template_get((mth__channel_kind)kind, (mth__algorithm)algorithm, 4);
+            mth__template template = mth__template_get((mth__channel_kind)kind, (mth__algorithm)algorithm, 4);
             mth__step *step[4];
             int count[4];
-            for (int r = 0; r < 4; r++) count[r] = mth__template_steps(a, &t, r, &step[r]);
+            for (int r = 0; r < 4; r++) count[r] = mth__template_steps(arena, &template, r, &step[r]);
             for (int r = 0; r < 4; r++)
                 for (int i = 0; i < count[r]; i++)
                     for (int mutation = 0; mutation < 4; mutation++) {
                         mth__step kept = step[r][i];
                         mth__step *s = &step[r][i];
                         if (mutation == 0) s->peer = (int16_t)((s->peer + 1) % 4);
-                        if (mutation == 1) s->from_chunk = (int16_t)((s->from_chunk + 1) % t.chunks);
-                        if (mutation == 2) s->to_chunk = (int16_t)((s->to_chunk + 1) % t.chunks);
+                        if (mutation == 1) s->from_chunk = (int16_t)((s->from_chunk + 1) % template.chunks);
+                        if (mutation == 2) s->to_chunk = (int16_t)((s->to_chunk + 1) % template.chunks);
                         if (mutation == 3) s->reduce = !s->reduce;
-                        if (t.chunks == 1 && (mutation == 1 || mutation == 2)) continue;
+                        if (template.chunks == 1 && (mutation == 1 || mutation == 2)) continue;
                         mutants++;
-                        mth_status status = mth__template_verify_steps(a, &t, step, count);
+                        mth_status status = mth__template_verify_steps(arena, &template, step, count);
                         /* right after all: a peer's own chunk, taken from that peer */
                         if (!status) CHECK(mutation == 0 && kind == MTH__ALL_GATHER && s->from_chunk == s->peer);
                         for (int k = 0; status && k < 6; k++)
@@ -159,7 +163,7 @@ GUARDED(mutants_are_refused) {
 }
 
 GUARDED(text_is_the_formula) {
-    mth__text text = mth__text_new(a);
+    mth__text text = mth__text_new(arena);
     mth__template ring = mth__template_get(MTH__ALL_REDUCE, MTH__RING, 4);
     mth__template_print(&text, &ring);
     char *printed = mth__text_publish(&text);
@@ -168,13 +172,13 @@ GUARDED(text_is_the_formula) {
         "  rounds k = 1..n - 1: reduce chunk (r - k) mod n of rank (r - 1) mod n\n"
         "  rounds k = 1..n - 1: copy chunk (r - k + 1) mod n of rank (r - 1) mod n\n"));
     mth_text_free(printed);
-    EACH_TEMPLATE(t) {
+    EACH_TEMPLATE(template) {
         text.n = 0;
-        mth__template_print(&text, &t);
+        mth__template_print(&text, &template);
         printed = mth__text_publish(&text);
-        CHECK((strstr(printed, "ring") != NULL) == (t.algorithm == MTH__RING));
-        CHECK(strstr(printed, mth__algorithm_names[t.algorithm]) != NULL);
-        if (getenv("UNIT_PRINT") && t.n == 6) fputs(printed, stdout);
+        CHECK((strstr(printed, "ring") != NULL) == (template.algorithm == MTH__RING));
+        CHECK(strstr(printed, mth__algorithm_names[template.algorithm]) != NULL);
+        if (getenv("UNIT_PRINT") && template.n == 6) fputs(printed, stdout);
         mth_text_free(printed);
     }
 }

@@ -252,13 +252,13 @@ TEST(open_inputs_that_a_chain_cannot_tell_apart) {
 }
 
 /* ---------------------------------------------------------------- devices, meshes, specs */
-static mth_status one_linear(const int64_t *mesh, int naxes, const mth_option *o, size_t n) {
-    mth_model *m;
-    TRY(mth_model_create(&m));
-    mth_status s = try_add(m, "Linear", o, n, NOTHING, MTH_PLAIN);
-    if (!s) s = expand_on(m, mesh, naxes, INPUTS(FLOATS("input", 2, 6)), NULL);
-    mth_model_free(m);
-    return s;
+static mth_status one_linear(const int64_t *mesh, int naxes, const mth_option *option, size_t n) {
+    mth_model *model;
+    TRY(mth_model_create(&model));
+    mth_status status = try_add(model, "Linear", option, n, NOTHING, MTH_PLAIN);
+    if (!status) status = expand_on(model, mesh, naxes, INPUTS(FLOATS("input", 2, 6)), NULL);
+    mth_model_free(model);
+    return status;
 }
 
 TEST(annotations) {
@@ -287,14 +287,14 @@ TEST(annotations) {
     CHECK_FAILS(one_linear(MESH(4), MTH_OPTIONS({"dimension", mth_int(0)})), MTH_ERROR_VALUE, "below 1");
 }
 
-static void look_at_specs(mth__graph *g) {
-    const mth__value *w = g->parameter.at[0], *b = g->parameter.at[1];
-    CHECK(w->pinned && w->fixed[1] && w->sharding.on == mth__place_whole(g->mesh) && w->sharding.dim[0].naxes == 1 &&
-        w->sharding.dim[1].naxes == 0);
-    CHECK(!b->pinned && b->sharding.on == w->sharding.on && w->init == MTH__INIT_NORMAL &&
-        fabs(w->init_scale - 1 / sqrt(6)) < 1e-9);
-    CHECK(!strcmp(w->origin, "user, linear_0") && g->node.at[0]->on == w->sharding.on &&
-        !strcmp(g->node.at[0]->attrs.spec, "ai,io->ao"));
+static void look_at_specs(mth__graph *graph) {
+    const mth__value *value = graph->parameter.at[0], *b = graph->parameter.at[1];
+    CHECK(value->pinned && value->fixed[1] && value->sharding.on == mth__place_whole(graph->mesh) &&
+        value->sharding.dim[0].naxes == 1 && value->sharding.dim[1].naxes == 0);
+    CHECK(!b->pinned && b->sharding.on == value->sharding.on && value->init == MTH__INIT_NORMAL &&
+        fabs(value->init_scale - 1 / sqrt(6)) < 1e-9);
+    CHECK(!strcmp(value->origin, "user, linear_0") && graph->node.at[0]->on == value->sharding.on &&
+        !strcmp(graph->node.at[0]->attrs.spec, "ai,io->ao"));
 }
 
 TEST(specs_pin_the_weight) {
@@ -334,13 +334,14 @@ TEST(inputs_that_do_not_fit) {
 
 static mth_status nominal_body(void *context) {
     mth__arena *arena = mth__arena_new();
-    mth__input_description *d;
-    size_t n = mth__model_nominal_inputs(arena, context, &d);
+    mth__input_description *description;
+    size_t n = mth__model_nominal_inputs(arena, context, &description);
     listed[0] = 0;
     for (size_t i = 0; i < n; i++) {
         char shape[64];
-        mth__shape_write(shape, sizeof shape, d[i].shape);
-        strcat(strcat(strcat(strcat(listed, i ? " " : ""), d[i].name), mth_dtype_name(d[i].dtype)), shape);
+        mth__shape_write(shape, sizeof shape, description[i].shape);
+        strcat(strcat(strcat(strcat(listed, i ? " " : ""), description[i].name), mth_dtype_name(description[i].dtype)),
+            shape);
     }
     mth__arena_free(arena);
     return NULL;
@@ -410,16 +411,16 @@ static mth_status expand_selected(void *context) {
     mth__arena *arena = mth__arena_new();
     mth__mesh *mesh;
     TRY(mth__mesh_new(arena, 1, (const int64_t[]){1}, &mesh));
-    mth__graph *g = mth__graph_new(arena, mesh);
-    const mth__input_description x = FLOATS("x", 2, 3);
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    const mth__input_description description = FLOATS("x", 2, 3);
     mth__names parameters = {0}, idle = {0};
-    TRY(mth__expand(context, &x, 1, g));
-    TRY(mth__graph_check(g));
-    list_parameters(g);
+    TRY(mth__expand(context, &description, 1, graph));
+    TRY(mth__graph_check(graph));
+    list_parameters(graph);
     mth__model_parameters(arena, context, &parameters, &idle);
-    CHECK(parameters.name.n == g->parameter.n);
-    for (size_t i = 0; i < g->parameter.n; i++) CHECK(!strcmp(parameters.name.at[i], g->parameter.at[i]->name));
-    CHECK(g->output.n == 2 && !strcmp(g->output.at[0].name, "h") && !strcmp(g->output.at[1].name, "a"));
+    CHECK(parameters.name.n == graph->parameter.n);
+    for (size_t i = 0; i < graph->parameter.n; i++) CHECK(!strcmp(parameters.name.at[i], graph->parameter.at[i]->name));
+    CHECK(graph->output.n == 2 && !strcmp(graph->output.at[0].name, "h") && !strcmp(graph->output.at[1].name, "a"));
     mth__arena_free(arena);
     return NULL;
 }

@@ -14,14 +14,14 @@ static mth_model *attention(void) {
 
 TEST(what_a_cut_model_takes) {
     mth_model *composed = attention();
-    mth_array *x = NULL, *mask = NULL;
+    mth_array *array = NULL, *mask = NULL;
     mth_arrays *parameters = NULL, *out = NULL;
-    const mth_arg z = mth_string("z"), y = mth_string("y");
-    opened whole = open_compiled("native", MTH_INTS(2), composed, MTH_OPTIONS({"outputs", mth_list(1, &z)}));
+    const mth_arg value = mth_string("z"), y = mth_string("y");
+    opened whole = open_compiled("native", MTH_INTS(2), composed, MTH_OPTIONS({"outputs", mth_list(1, &value)}));
     opened cut = open_compiled("native", MTH_INTS(2), composed, MTH_OPTIONS({"outputs", mth_list(1, &y)}));
     CHECK(mth_takes_mask(cut.compiled, "m") && !mth_takes_mask(cut.compiled, "x") &&
         !mth_takes_mask(cut.compiled, "y") && !mth_takes_mask(cut.compiled, NULL));
-    CHECK_STATUS(mth_array_randn(cut.backend, 3, (int64_t[]){1, 3, 4}, 1, NULL, &x));
+    CHECK_STATUS(mth_array_randn(cut.backend, 3, (int64_t[]){1, 3, 4}, 1, NULL, &array));
     const struct {
         double hidden;
         bool good;
@@ -31,7 +31,7 @@ TEST(what_a_cut_model_takes) {
     for (size_t i = 0; i < sizeof masks / sizeof *masks; i++) {
         const double shown[] = {1, 1, masks[i].hidden};
         CHECK_STATUS(mth_array_from_data(cut.backend, MTH_FLOAT64, 2, (int64_t[]){1, 3}, shown, NULL, &mask));
-        mth_named input[] = {{"x", x}, {"m", mask}};
+        mth_named input[] = {{"x", array}, {"m", mask}};
         if (!parameters) CHECK_STATUS(mth_get_parameters(whole.compiled, input, 2, 0, &parameters));
         if (masks[i].good)
             CHECK_STATUS(mth_evaluate(cut.compiled, parameters, input, 2, NULL, &out, NULL));
@@ -44,7 +44,7 @@ TEST(what_a_cut_model_takes) {
         mth_array_free(mask);
     }
     mth_arrays_free(parameters);
-    mth_array_free(x);
+    mth_array_free(array);
     close_compiled(cut);
     close_compiled(whole);
     mth_model_free(composed);
@@ -56,19 +56,20 @@ TEST(inputs_that_the_outputs_do_not_need) {
     mth_model *composed = model();
     ADD(composed, "Add", NOTHING, MTH_WIRES({"inputs", "x"}, {"inputs", "a"}, {"output", "z"}), MTH_PLAIN);
     ADD(composed, "Add", NOTHING, MTH_WIRES({"inputs", "z"}, {"inputs", "b"}, {"output", "s"}), MTH_PLAIN);
-    const mth_arg z = mth_string("z"), shape = MTH_INTS(3), far = MTH_INTS(5), split = MTH_SPEC(mth_int(0));
+    const mth_arg value = mth_string("z"), shape = MTH_INTS(3), far = MTH_INTS(5), split = MTH_SPEC(mth_int(0));
     opened cut = open_compiled("native", MTH_INTS(2), composed,
-        MTH_OPTIONS({"outputs", mth_list(1, &z)},
+        MTH_OPTIONS({"outputs", mth_list(1, &value)},
             {"shapes", mth_dict(3, (const char *[]){"x", "a", "b"}, (mth_arg[]){shape, shape, far})},
             {"input_shard_specs", mth_dict(2, (const char *[]){"b", "x"}, (mth_arg[]){split, split})}));
     mth_compiled *none = NULL;
     CHECK_FAILS(
         mth_compile(composed, cut.backend,
-            MTH_OPTIONS({"outputs", mth_list(1, &z)}, {"shapes", mth_dict(1, (const char *[]){"c"}, &shape)}), &none),
+            MTH_OPTIONS({"outputs", mth_list(1, &value)}, {"shapes", mth_dict(1, (const char *[]){"c"}, &shape)}),
+            &none),
         MTH_ERROR_KEY, "no input 'c'");
     const mth_arg beyond = MTH_SPEC(mth_int(7));
     CHECK_FAILS(mth_compile(composed, cut.backend,
-                    MTH_OPTIONS({"outputs", mth_list(1, &z)},
+                    MTH_OPTIONS({"outputs", mth_list(1, &value)},
                         {"input_shard_specs", mth_dict(1, (const char *[]){"b"}, &beyond)}),
                     &none),
         MTH_ERROR_VALUE, "7");
@@ -76,12 +77,13 @@ TEST(inputs_that_the_outputs_do_not_need) {
     CHECK_STATUS(mth_plan_print(cut.compiled, &plan)); /* of the shapes, in which b plays no part */
     CHECK(plan && !strstr(plan, " b:"));
     mth_text_free(plan);
-    mth_array *x = NULL, *a = NULL, *b = NULL;
-    CHECK_STATUS(mth_array_from_data(cut.backend, MTH_FLOAT32, 1, (int64_t[]){3}, (float[]){1, 2, 3}, NULL, &x));
+    mth_array *array = NULL, *a = NULL, *b = NULL;
+    CHECK_STATUS(mth_array_from_data(cut.backend, MTH_FLOAT32, 1, (int64_t[]){3}, (float[]){1, 2, 3}, NULL, &array));
     CHECK_STATUS(mth_array_from_data(cut.backend, MTH_FLOAT32, 1, (int64_t[]){3}, (float[]){4, 5, 6}, NULL, &a));
     CHECK_STATUS(mth_array_from_data(cut.backend, MTH_BOOL, 2, (int64_t[]){0, 9}, NULL, NULL, &b)); /* fits nowhere */
-    const mth_named orders[][4] = {{{"x", x}, {"a", a}, {"b", b}}, {{"b", b}, {"a", a}, {"x", x}},
-        {{"x", x}, {"b", b}, {"a", a}}, {{"x", x}, {"a", a}, {"b", b}, {"b", b}}, {{"x", x}, {"a", a}, {"c", b}}};
+    const mth_named orders[][4] = {{{"x", array}, {"a", a}, {"b", b}}, {{"b", b}, {"a", a}, {"x", array}},
+        {{"x", array}, {"b", b}, {"a", a}}, {{"x", array}, {"a", a}, {"b", b}, {"b", b}},
+        {{"x", array}, {"a", a}, {"c", b}}};
     for (int i = 0; i < 5; i++) {
         mth_arrays *out = NULL, *layout = NULL;
         const size_t count = i == 3 ? 4 : 3;
@@ -102,7 +104,7 @@ TEST(inputs_that_the_outputs_do_not_need) {
         mth_arrays_free(layout);
     }
     CHECK_FAILS(mth_plan(cut.compiled, orders[1], 2, false), MTH_ERROR_KEY, "the input 'x' is missing");
-    mth_array_free(x);
+    mth_array_free(array);
     mth_array_free(a);
     mth_array_free(b);
     close_compiled(cut);
@@ -117,9 +119,10 @@ TEST(files_of_the_whole_model) {
         MTH_WIRES({"input", "x"}, {"output", "h"}), MTH_PLAIN);
     ADD(composed, "Linear", MTH_OPTIONS({"dimension", mth_int(3)}), MTH_WIRES({"input", "h"}, {"output", "y"}),
         MTH_PLAIN);
-    const mth_arg h = mth_string("h"), shape = MTH_INTS(1, 2);
+    const mth_arg value = mth_string("h"), shape = MTH_INTS(1, 2);
     const opened cut = open_compiled("native", MTH_INTS(2), composed,
-        MTH_OPTIONS({"outputs", mth_list(1, &h)}, {"shapes", mth_dict(1, (const char *[]){"x"}, (mth_arg[]){shape})}));
+        MTH_OPTIONS(
+            {"outputs", mth_list(1, &value)}, {"shapes", mth_dict(1, (const char *[]){"x"}, (mth_arg[]){shape})}));
     static const char header[] = "{\"w\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}";
     const char *path = file_of(header, strlen(header), (float[]){1, 2, 3, 4}, 16);
     const mth_file_tensor names[] = {

@@ -15,8 +15,8 @@ static mth__value *linear(
 
 WORLD_TEST(megatron_mlp, 4) {
     mth__value *x = input(w, "input", SHAPE(8, 32));
-    mth__value *h = one(w, "relu", linear(w, "up", x, 32, 64, -1, 0, true));
-    output(w, "output", linear(w, "down", h, 64, 16, 0, -1, true));
+    mth__value *value = one(w, "relu", linear(w, "up", x, 32, 64, -1, 0, true));
+    output(w, "output", linear(w, "down", value, 64, 16, 0, -1, true));
     TRY(plan(w, true));
     CHECK(is_sharded(w, w->graph->parameter.at[1], "(0,)"));
     CHECK(count(w, "all_reduce") == 1); /* the input's gradient is not asked for */
@@ -39,8 +39,8 @@ WORLD_TEST(megatron_mlp_two_blocks, 4) {
 }
 WORLD_TEST(guide_two_dimensions, 2, 2) {
     mth__value *x = input(w, "input", SHAPE(32, 2048));
-    mth__value *h = one(w, "relu", linear(w, "linear_0", x, 2048, 16384, 0, 1, true));
-    output(w, "output", linear(w, "linear_1", h, 16384, 4096, 0, -1, true));
+    mth__value *value = one(w, "relu", linear(w, "linear_0", x, 2048, 16384, 0, 1, true));
+    output(w, "output", linear(w, "linear_1", value, 16384, 4096, 0, -1, true));
     TRY(plan(w, true));
     CHECK(is_sharded(w, w->graph->parameter.at[0], "(0, 1)"));
     for (size_t i = 0; i < w->graph->node.n; i++) /* weights stay where they are */
@@ -50,8 +50,8 @@ WORLD_TEST(guide_two_dimensions, 2, 2) {
 }
 WORLD_TEST(uneven, 3) {
     mth__value *x = input(w, "input", SHAPE(5, 7));
-    mth__value *h = one(w, "relu", linear(w, "up", x, 7, 10, -1, 0, true));
-    output(w, "output", linear(w, "down", h, 10, 2, 0, -1, true));
+    mth__value *value = one(w, "relu", linear(w, "up", x, 7, 10, -1, 0, true));
+    output(w, "output", linear(w, "down", value, 10, 2, 0, -1, true));
     TRY(plan(w, true));
     CHECK(count(w, "all_reduce") == 1 && moving(w) == 1);
     return NULL;
@@ -61,8 +61,8 @@ WORLD_TEST(data_parallel, 4) {
     w->options.spec = spec;
     w->options.specs = 1;
     mth__value *x = input(w, "input", SHAPE(64, 32));
-    mth__value *h = one(w, "relu", linear(w, "up", x, 32, 64, 0, 0, false));
-    output(w, "output", linear(w, "down", h, 64, 16, 0, 0, false));
+    mth__value *value = one(w, "relu", linear(w, "up", x, 32, 64, 0, 0, false));
+    output(w, "output", linear(w, "down", value, 64, 16, 0, 0, false));
     TRY(plan(w, true));
     CHECK(count(w, "all_reduce") == 4); /* one a parameter */
     CHECK(count(w, "all_gather") == 1); /* the output is asked for whole */
@@ -75,8 +75,8 @@ WORLD_TEST(data_parallel_merged, 4) {
     w->options.specs = 1;
     w->options.communication_optimization = true;
     mth__value *x = input(w, "input", SHAPE(64, 32));
-    mth__value *h = one(w, "relu", linear(w, "up", x, 32, 64, 0, 0, false));
-    output(w, "output", linear(w, "down", h, 64, 16, 0, 0, false));
+    mth__value *value = one(w, "relu", linear(w, "up", x, 32, 64, 0, 0, false));
+    output(w, "output", linear(w, "down", value, 64, 16, 0, 0, false));
     TRY(plan(w, true));
     CHECK(count(w, "all_reduce") == 1);
     CHECK(moving(w) == 2);
@@ -85,7 +85,7 @@ WORLD_TEST(data_parallel_merged, 4) {
 /* q, k, v from one input; heads stay together */
 static mth__value *attention(world *w, const char *name, mth__value *x, int64_t heads, int64_t width, int axis) {
     int64_t b = x->shape.dim[0], s = x->shape.dim[1], d = x->shape.dim[2];
-    mth__value *part[3], *o[3];
+    mth__value *part[3], *value[3];
     char text[64];
     for (int k = 0; k < 3; k++) {
         snprintf(text, sizeof text, "%s.%c", name, "qkv"[k]);
@@ -94,8 +94,8 @@ static mth__value *attention(world *w, const char *name, mth__value *x, int64_t 
         mth__value *y = two(w, "add", contract(w, "bsi,io->bso", x, weight), parameter(w, text, SHAPE(heads * width)));
         part[k] = with(w, "reshape", (mth__attrs){.rank = k ? 4 : 5, .shape = {b, s, heads, k ? width : 1, width}}, y);
     }
-    CHECK_STATUS(mth__build(&w->b, MTH__ROW_attention, &(mth__attrs){.causal = 1, .scale = 1}, 3, part, o));
-    mth__value *y = with(w, "reshape", (mth__attrs){.rank = 3, .shape = {b, s, heads * width}}, o[0]);
+    CHECK_STATUS(mth__build(&w->b, MTH__ROW_attention, &(mth__attrs){.causal = 1, .scale = 1}, 3, part, value));
+    mth__value *y = with(w, "reshape", (mth__attrs){.rank = 3, .shape = {b, s, heads * width}}, value[0]);
     snprintf(text, sizeof text, "%s.o", name);
     mth__value *weight = pin(w, parameter(w, text, SHAPE(heads * width, d)), (int)width, (int[]){axis, -1});
     snprintf(text, sizeof text, "%s.o.bias", name);

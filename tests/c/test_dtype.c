@@ -67,16 +67,16 @@ TEST(every_pattern_of_16_bits) {
     static uint16_t bits[ALL], back[ALL];
     static float wide[ALL];
     static double real[ALL];
-    const mth__dtype_vector *v;
+    const mth__dtype_vector *dtype_vector;
     for (int i = 0; i < ALL; i++) bits[i] = (uint16_t)i;
     for (int h = 0; h < HALVES; h++) {
         const mth_dtype dtype = half_dtypes[h];
         mth__dtype_convert(dtype, bits, MTH_FLOAT64, real, ALL);
         for (int i = 0; i < ALL; i++) CHECK(same(real[i], by_fields(dtype, bits[i])));
-        for (int k = 0; (v = mth__dtype_variant(k)); k++) {
-            (dtype == MTH_FLOAT16 ? v->from_float16 : v->from_bfloat16)(ALL, bits, wide);
+        for (int k = 0; (dtype_vector = mth__dtype_variant(k)); k++) {
+            (dtype == MTH_FLOAT16 ? dtype_vector->from_float16 : dtype_vector->from_bfloat16)(ALL, bits, wide);
             for (int i = 0; i < ALL; i++) CHECK(same(wide[i], by_fields(dtype, bits[i])));
-            (dtype == MTH_FLOAT16 ? v->to_float16 : v->to_bfloat16)(ALL, wide, back);
+            (dtype == MTH_FLOAT16 ? dtype_vector->to_float16 : dtype_vector->to_bfloat16)(ALL, wide, back);
             for (int i = 0; i < ALL; i++)
                 CHECK(is_nan_of(dtype, bits[i]) ? is_nan_of(dtype, back[i]) : back[i] == bits[i]);
         }
@@ -110,9 +110,9 @@ TEST(rounding_is_to_the_nearest) { /* random bits, and what lies on, just below 
                 wide[i] = ties == 1 ? exact : nextafter(exact, ties == 2 ? 0 : INFINITY);
                 x[i] = ties == 1 ? (float)exact : nextafterf((float)exact, ties == 2 ? 0 : INFINITY);
             }
-            const mth__dtype_vector *v;
-            for (int k = 0; (v = mth__dtype_variant(k)); k++) {
-                (dtype == MTH_FLOAT16 ? v->to_float16 : v->to_bfloat16)(N, x, y[0]);
+            const mth__dtype_vector *dtype_vector;
+            for (int k = 0; (dtype_vector = mth__dtype_variant(k)); k++) {
+                (dtype == MTH_FLOAT16 ? dtype_vector->to_float16 : dtype_vector->to_bfloat16)(N, x, y[0]);
                 for (int i = 0; i < N; i++)
                     CHECK(x[i] != x[i] ? is_nan_of(dtype, y[0][i]) : y[0][i] == nearest(dtype, x[i]));
             }
@@ -128,25 +128,25 @@ TEST(variants_give_the_same_bits) { /* NaN included, at all lengths around a vec
     static float x[N];
     static uint16_t half[N], y[2][N];
     static uint32_t z[2][N];
-    const mth__dtype_vector *v, *first = mth__dtype_variant(0);
+    const mth__dtype_vector *dtype_vector, *first = mth__dtype_variant(0);
     for (int i = 0; i < N; i++) {
         const uint32_t bits = random_bits() | (i % 3 ? 0 : 0x7f800000);
         memcpy(&x[i], &bits, sizeof bits);
         half[i] = (uint16_t)(random_bits() | (i % 3 ? 0 : 0x7c00));
     }
-    for (int k = 1; (v = mth__dtype_variant(k)); k++)
+    for (int k = 1; (dtype_vector = mth__dtype_variant(k)); k++)
         for (int n = 0; n <= N; n = n < 70 ? n + 1 : n * 2 - 6) {
             first->to_float16(n, x, y[0]);
-            v->to_float16(n, x, y[1]);
+            dtype_vector->to_float16(n, x, y[1]);
             CHECK(!memcmp(y[0], y[1], (size_t)n * 2));
             first->to_bfloat16(n, x, y[0]);
-            v->to_bfloat16(n, x, y[1]);
+            dtype_vector->to_bfloat16(n, x, y[1]);
             CHECK(!memcmp(y[0], y[1], (size_t)n * 2));
             first->from_float16(n, half, (float *)z[0]);
-            v->from_float16(n, half, (float *)z[1]);
+            dtype_vector->from_float16(n, half, (float *)z[1]);
             CHECK(!memcmp(z[0], z[1], (size_t)n * 4));
             first->from_bfloat16(n, half, (float *)z[0]);
-            v->from_bfloat16(n, half, (float *)z[1]);
+            dtype_vector->from_bfloat16(n, half, (float *)z[1]);
             CHECK(!memcmp(z[0], z[1], (size_t)n * 4));
         }
 }
@@ -156,8 +156,8 @@ TEST(variants_narrow_and_find_what_is_too_large) { /* one such element at any pl
     double real[N];
     int64_t integer[N];
     int32_t whole[N];
-    const mth__dtype_vector *v;
-    for (int k = 0; (v = mth__dtype_variant(k)); k++)
+    const mth__dtype_vector *dtype_vector;
+    for (int k = 0; (dtype_vector = mth__dtype_variant(k)); k++)
         for (int n = 0; n <= N; n++)
             for (int at = -1; at < n; at++) { /* -1: none */
                 for (int i = 0; i < n; i++) {
@@ -165,10 +165,11 @@ TEST(variants_narrow_and_find_what_is_too_large) { /* one such element at any pl
                     single[i] = i == at ? -65520 : i % 3 ? 65519 : i % 2 ? NAN : -INFINITY;
                     integer[i] = i == at ? INT64_C(-1) - INT32_MAX - 1 : i % 3 ? INT32_MAX - i : INT32_MIN + i;
                 }
-                CHECK(v->reaches64(n, real, 1e39) == (at >= 0) && v->reaches(n, single, 65520) == (at >= 0));
-                CHECK(v->exceeds_int32(n, integer) == (at >= 0));
-                v->from_float64(n, real, narrow);
-                v->from_int64(n, integer, whole);
+                CHECK(dtype_vector->reaches64(n, real, 1e39) == (at >= 0) &&
+                    dtype_vector->reaches(n, single, 65520) == (at >= 0));
+                CHECK(dtype_vector->exceeds_int32(n, integer) == (at >= 0));
+                dtype_vector->from_float64(n, real, narrow);
+                dtype_vector->from_int64(n, integer, whole);
                 for (int i = 0; i < n; i++)
                     CHECK(narrow[i] == (float)real[i] && whole[i] == (int32_t)(uint32_t)(uint64_t)integer[i]);
             }

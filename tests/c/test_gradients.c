@@ -3,20 +3,20 @@
 #include "graph_case.h"
 #include <time.h>
 
-static mth__value *value(mth__graph *g, mth__value_kind kind, const char *name, int64_t x, int64_t y) {
-    return mth__graph_value(g, kind, name, MTH_FLOAT32, (mth__shape){2, {x, y}});
+static mth__value *value(mth__graph *graph, mth__value_kind kind, const char *name, int64_t x, int64_t y) {
+    return mth__graph_value(graph, kind, name, MTH_FLOAT32, (mth__shape){2, {x, y}});
 }
-static void output(mth__graph *g, const char *name, mth__value *v) {
-    PUSH(g->arena, g->output, (mth__output){.name = name, .value = v});
+static void output(mth__graph *graph, const char *name, mth__value *value) {
+    PUSH(graph->arena, graph->output, (mth__output){.name = name, .value = value});
 }
-static const mth__output *gradient(const mth__graph *g, const char *of) {
-    for (size_t i = 0; i < g->output.n; i++)
-        if (g->output.at[i].is_gradient && !strcmp(g->output.at[i].of, of)) return &g->output.at[i];
+static const mth__output *gradient(const mth__graph *graph, const char *of) {
+    for (size_t i = 0; i < graph->output.n; i++)
+        if (graph->output.at[i].is_gradient && !strcmp(graph->output.at[i].of, of)) return &graph->output.at[i];
     return NULL;
 }
-static int count(const mth__graph *g, enum mth__row row) {
+static int count(const mth__graph *graph, enum mth__row row) {
     int n = 0;
-    for (size_t i = 0; i < g->node.n; i++) n += g->node.at[i]->op->row == row;
+    for (size_t i = 0; i < graph->node.n; i++) n += graph->node.at[i]->op->row == row;
     return n;
 }
 static const bool yes[] = {true, true, true}, no[] = {false, false, false};
@@ -67,13 +67,13 @@ IN_GRAPH(microbatches_sum_in_order) {
     const char *wanted[] = {"x"};
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){wanted, 1, yes}));
     CHECK_STATUS(mth__graph_check(g));
-    const mth__node *n = gradient(g, "l.weight")->value->node;
+    const mth__node *node = gradient(g, "l.weight")->value->node;
     for (int m = 3; m >= 1; m--) { /* ((0 + 1) + 2) + 3, each add of the later microbatch */
-        CHECK(n->op->row == MTH__ROW_add && n->label.microbatch == m && n->label.stage == 0);
-        CHECK(n->in[1]->node->label.microbatch == m);
-        n = n->in[0]->node;
+        CHECK(node->op->row == MTH__ROW_add && node->label.microbatch == m && node->label.stage == 0);
+        CHECK(node->in[1]->node->label.microbatch == m);
+        node = node->in[0]->node;
     }
-    CHECK(n->op->row == MTH__ROW_contract && n->label.microbatch == 0);
+    CHECK(node->op->row == MTH__ROW_contract && node->label.microbatch == 0);
     const mth__value *dx = gradient(g, "x")->value; /* the slices tile x: one concat, no padding */
     CHECK(dx->node->op->row == MTH__ROW_concat && dx->node->nin == 4 && mth__shape_equal(dx->shape, x->shape));
     for (int m = 0; m < 4; m++) CHECK(dx->node->in[m]->node->label.microbatch == m);
@@ -178,11 +178,11 @@ IN_GRAPH(tags) {
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){wanted, 1, yes}));
     CHECK_STATUS(mth__graph_check(g));
     for (size_t i = forward; i < g->node.n; i++) {
-        const mth__node *n = g->node.at[i];
+        const mth__node *node = g->node.at[i];
         bool last = i + 1 == g->node.n; /* mul, mul and their sum where z was made; then exp's */
-        CHECK(n->label.phase == MTH__BACKWARD && n->label.region == 0 && n->label.microbatch == 5 &&
-            n->label.stage == (last ? 1 : 2) && n->on == mth__place_device(g->mesh, last ? 2 : 3) && n->label.source &&
-            !strcmp(n->label.source, "train.py:3"));
+        CHECK(node->label.phase == MTH__BACKWARD && node->label.region == 0 && node->label.microbatch == 5 &&
+            node->label.stage == (last ? 1 : 2) && node->on == mth__place_device(g->mesh, last ? 2 : 3) &&
+            node->label.source && !strcmp(node->label.source, "train.py:3"));
     }
 }
 IN_GRAPH(errors) {

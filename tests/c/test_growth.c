@@ -61,21 +61,22 @@ static void make_order(int kind, int *order) {
 
 static mth_status ranges_in_an_order(void *kind) {
     mth__arena *arena = mth__arena_new();
-    mth__ranges r = mth__ranges_new(arena);
+    mth__ranges ranges = mth__ranges_new(arena);
     int *order = NEW_ARRAY(arena, int, RANGES);
     make_order(*(int *)kind, order);
-    for (int k = 0; k < RANGES; k++) mth__ranges_insert(&r, 64 * (int64_t)order[k], 1 + order[k] % 60, order[k]);
-    CHECK(r.node.at[r.root].height <= 21); /* 1.44 log2(20002) */
+    for (int k = 0; k < RANGES; k++) mth__ranges_insert(&ranges, 64 * (int64_t)order[k], 1 + order[k] % 60, order[k]);
+    CHECK(ranges.node.at[ranges.root].height <= 21); /* 1.44 log2(20002) */
     for (int k = 0; k < RANGES; k += 7) {
-        const mth__range *x = mth__ranges_overlapping(&r, 64 * (int64_t)k, 64);
-        CHECK(x && x->tag == k);
-        CHECK(!mth__ranges_overlapping(&r, 64 * (int64_t)k + 60, 4));
+        const mth__range *range = mth__ranges_overlapping(&ranges, 64 * (int64_t)k, 64);
+        CHECK(range && range->tag == k);
+        CHECK(!mth__ranges_overlapping(&ranges, 64 * (int64_t)k + 60, 4));
     }
-    const mth__range *fit = mth__ranges_fit(&r, 60);
+    const mth__range *fit = mth__ranges_fit(&ranges, 60);
     CHECK(fit && fit->start == 64 * 59);
-    for (int k = 0; k < RANGES; k += 2) mth__ranges_erase(&r, 64 * (int64_t)order[k]);
-    for (int k = 0; k < RANGES; k++) CHECK(!mth__ranges_overlapping(&r, 64 * (int64_t)order[k], 64) == (k % 2 == 0));
-    CHECK(r.node.at[r.root].height <= 20);
+    for (int k = 0; k < RANGES; k += 2) mth__ranges_erase(&ranges, 64 * (int64_t)order[k]);
+    for (int k = 0; k < RANGES; k++)
+        CHECK(!mth__ranges_overlapping(&ranges, 64 * (int64_t)order[k], 64) == (k % 2 == 0));
+    CHECK(ranges.node.at[ranges.root].height <= 20);
     mth__arena_free(arena);
     return NULL;
 }
@@ -85,73 +86,75 @@ static void all_orders(void) {
 TEST(ranges_are_flat_whatever_their_order) { on_small_stack(512 << 10, all_orders); }
 
 /* ---- models in models */
-static mth_module *module(const char *type, const mth_option *o, size_t n) {
+static mth_module *module(const char *type, const mth_option *option, size_t n) {
     mth_module *m = NULL;
-    CHECK_STATUS(mth_module_create(type, o, n, &m));
+    CHECK_STATUS(mth_module_create(type, option, n, &m));
     return m;
 }
-static void add(mth_model *to, const char *type, const mth_option *o, size_t n, const mth_wire *w, size_t wires) {
-    mth_module *m = module(type, o, n);
-    CHECK_STATUS(mth_model_add(to, m, w, wires, MTH_CHAIN));
+static void add(
+    mth_model *to, const char *type, const mth_option *option, size_t n, const mth_wire *wire, size_t wires) {
+    mth_module *m = module(type, option, n);
+    CHECK_STATUS(mth_model_add(to, m, wire, wires, MTH_CHAIN));
     mth_module_free(m);
 }
 static mth_model *wrapped(mth_model *sub) {
-    mth_model *m = NULL;
-    CHECK_STATUS(mth_model_create(&m));
+    mth_model *model = NULL;
+    CHECK_STATUS(mth_model_create(&model));
     if (sub)
-        CHECK_STATUS(mth_model_add_model(m, sub, NULL, NULL, 0, MTH_CHAIN));
+        CHECK_STATUS(mth_model_add_model(model, sub, NULL, NULL, 0, MTH_CHAIN));
     else
-        add(m, "Relu", NULL, 0, MTH_WIRES({"input", "input"}, {"output", "output"}));
+        add(model, "Relu", NULL, 0, MTH_WIRES({"input", "input"}, {"output", "output"}));
     mth_model_free(sub);
-    return m;
+    return model;
 }
 
 static mth_backend *open_backend(int64_t devices) {
-    mth_backend *b = NULL;
-    CHECK_STATUS(
-        mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}, {"threads", mth_int(1)}), &b));
-    return b;
+    mth_backend *backend = NULL;
+    CHECK_STATUS(mth_backend_create(
+        "native", MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}, {"threads", mth_int(1)}), &backend));
+    return backend;
 }
 
-static void evaluate_relu(const mth_model *m) {
+static void evaluate_relu(const mth_model *model) {
     static const float given[4] = {-1, 2, -3, 4}, wanted[4] = {0, 2, 0, 4};
-    mth_backend *b = open_backend(1);
-    mth_compiled *c = NULL;
-    mth_array *x = NULL;
-    mth_arrays *y = NULL, *slopes = NULL;
+    mth_backend *backend = open_backend(1);
+    mth_compiled *compiled = NULL;
+    mth_array *array = NULL;
+    mth_arrays *arrays = NULL, *slopes = NULL;
     float out[4] = {7};
-    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
-    CHECK_STATUS(mth_array_from_data(b, MTH_FLOAT32, 2, (int64_t[]){1, 4}, given, NULL, &x));
+    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
+    CHECK_STATUS(mth_array_from_data(backend, MTH_FLOAT32, 2, (int64_t[]){1, 4}, given, NULL, &array));
     const char *of = "input";
-    CHECK_STATUS(mth_evaluate(c, NULL, (mth_named[]){{"input", x}}, 1,
-        &(mth_gradient_request){.input_gradients = &of, .input_gradient_count = 1}, &y, &slopes));
-    CHECK_STATUS(mth_array_gather(mth_arrays_get(y, 0).array, out));
+    CHECK_STATUS(mth_evaluate(compiled, NULL, (mth_named[]){{"input", array}}, 1,
+        &(mth_gradient_request){.input_gradients = &of, .input_gradient_count = 1}, &arrays, &slopes));
+    CHECK_STATUS(mth_array_gather(mth_arrays_get(arrays, 0).array, out));
     CHECK(!memcmp(out, wanted, sizeof out));
-    mth_arrays_free(y);
+    mth_arrays_free(arrays);
     mth_arrays_free(slopes);
-    mth_array_free(x);
-    mth_compiled_free(c);
-    mth_backend_free(b);
+    mth_array_free(array);
+    mth_compiled_free(compiled);
+    mth_backend_free(backend);
 }
 
 static void nest(void) {
-    mth_model *m = wrapped(NULL), *more = NULL, *other = NULL, *flat = NULL;
-    for (int level = 2; level < MTH__MODEL_LEVELS; level++) m = wrapped(m);
-    mth_module *pipeline = module("Pipeline", MTH_OPTIONS({"stages", MTH_SPEC(mth_submodel(m), mth_submodel(m))}));
+    mth_model *model = wrapped(NULL), *more = NULL, *other = NULL, *flat = NULL;
+    for (int level = 2; level < MTH__MODEL_LEVELS; level++) model = wrapped(model);
+    mth_module *pipeline =
+        module("Pipeline", MTH_OPTIONS({"stages", MTH_SPEC(mth_submodel(model), mth_submodel(model))}));
     CHECK_STATUS(mth_model_create(&other)); /* a stage is a level too */
     CHECK_STATUS(mth_model_add(other, pipeline, MTH_WIRES({"input", "input"}), MTH_PLAIN));
     evaluate_relu(other);
-    m = wrapped(m);
-    evaluate_relu(m);
+    model = wrapped(model);
+    evaluate_relu(model);
     char *text = NULL;
-    CHECK_STATUS(mth_model_print(m, &text));
+    CHECK_STATUS(mth_model_print(model, &text));
     CHECK(text && strstr(text, "relu_0"));
     mth_text_free(text);
     CHECK_STATUS(mth_model_create(&more));
-    CHECK_FAILS(mth_model_add_model(more, m, NULL, NULL, 0, MTH_CHAIN), MTH_ERROR_VALUE, "256 levels of them");
+    CHECK_FAILS(mth_model_add_model(more, model, NULL, NULL, 0, MTH_CHAIN), MTH_ERROR_VALUE, "256 levels of them");
     CHECK_FAILS(mth_model_add_model(more, other, NULL, NULL, 0, MTH_CHAIN), MTH_ERROR_VALUE, "a model has at most 256");
     mth_module_free(pipeline);
-    pipeline = module("Pipeline", MTH_OPTIONS({"stages", MTH_SPEC(mth_submodel(m))}));
+    pipeline = module("Pipeline", MTH_OPTIONS({"stages", MTH_SPEC(mth_submodel(model))}));
     CHECK_FAILS(mth_model_add(more, pipeline, NULL, 0, MTH_CHAIN), MTH_ERROR_VALUE, "a stage holds models in models");
     CHECK(more->block.n == 0); /* nothing of what was refused is left; beside each other many find room */
     flat = wrapped(NULL);
@@ -162,7 +165,7 @@ static void nest(void) {
     mth_model_free(other);
     mth_model_free(flat);
     mth_model_free(more);
-    mth_model_free(m);
+    mth_model_free(model);
 }
 TEST(models_nest_up_to_a_stated_level) { on_small_stack(LEAST_STACK, nest); }
 
@@ -177,24 +180,24 @@ static mth_status find_segments(void *compiled) {
     return NULL;
 }
 static void segment_backwards(void) {
-    mth_backend *b = open_backend(STAGES);
-    mth_model *m = NULL, *stage = wrapped(NULL);
-    mth_compiled *c = NULL;
-    mth_array *x = NULL;
+    mth_backend *backend = open_backend(STAGES);
+    mth_model *model = NULL, *stage = wrapped(NULL);
+    mth_compiled *compiled = NULL;
+    mth_array *array = NULL;
     mth_arg *stages = calloc(STAGES, sizeof *stages), *device = calloc(STAGES, sizeof *device);
     for (int i = 0; i < STAGES; i++) stages[i] = mth_submodel(stage), device[i] = mth_int(STAGES - 1 - i);
-    CHECK_STATUS(mth_model_create(&m));
-    add(m, "Pipeline",
+    CHECK_STATUS(mth_model_create(&model));
+    add(model, "Pipeline",
         MTH_OPTIONS({"stages", mth_list(STAGES, stages)}, {"device_assignment", mth_list(STAGES, device)}), NULL, 0);
-    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
-    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
-    CHECK_STATUS(mth_plan(c, (mth_named[]){{"input", x}}, 1, false));
-    CHECK_STATUS(mth__guard(find_segments, c));
-    mth_array_free(x);
-    mth_compiled_free(c);
-    mth_model_free(m);
+    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
+    CHECK_STATUS(mth_array_full(backend, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &array));
+    CHECK_STATUS(mth_plan(compiled, (mth_named[]){{"input", array}}, 1, false));
+    CHECK_STATUS(mth__guard(find_segments, compiled));
+    mth_array_free(array);
+    mth_compiled_free(compiled);
+    mth_model_free(model);
     mth_model_free(stage);
-    mth_backend_free(b);
+    mth_backend_free(backend);
     free(stages);
     free(device);
 }
@@ -228,38 +231,38 @@ static char *numbered(char *room, const char *name, int i) {
 /* Composes, plans with gradients, loads and runs `blocks` Linears: in a chain, or each with an input and an output of
    its own. */
 static void linears(int blocks, bool apart) {
-    mth_backend *b = open_backend(1);
-    mth_model *m = NULL;
-    mth_compiled *c = NULL;
-    mth_array *x = NULL;
-    mth_arrays *parameters = NULL, *y = NULL, *slopes = NULL;
+    mth_backend *backend = open_backend(1);
+    mth_model *model = NULL;
+    mth_compiled *compiled = NULL;
+    mth_array *array = NULL;
+    mth_arrays *parameters = NULL, *arrays = NULL, *slopes = NULL;
     char in[32], out[32], (*name)[32] = calloc((size_t)blocks, sizeof *name);
-    CHECK_STATUS(mth_model_create(&m));
+    CHECK_STATUS(mth_model_create(&model));
     for (int i = 0; i < blocks; i++)
-        add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(4)}),
+        add(model, "Linear", MTH_OPTIONS({"dimension", mth_int(4)}),
             (mth_wire[]){{"input", numbered(in, "in", i)}, {"output", numbered(out, "out", i)}},
             apart || i == 0 ? 2 : 0);
-    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
-    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
+    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
+    CHECK_STATUS(mth_array_full(backend, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &array));
     int inputs = apart ? blocks : 1;
     mth_named *given = calloc((size_t)inputs, sizeof *given);
     const char **of = calloc((size_t)inputs, sizeof *of);
     /* the other way round */
-    for (int i = 0; i < inputs; i++) given[i] = (mth_named){of[i] = numbered(name[i], "in", inputs - 1 - i), x};
-    CHECK_STATUS(mth_get_parameters(c, given, (size_t)inputs, 0, &parameters));
-    CHECK_STATUS(mth_evaluate(c, parameters, given, (size_t)inputs,
-        &(mth_gradient_request){.input_gradients = of, .input_gradient_count = (size_t)inputs}, &y, &slopes));
+    for (int i = 0; i < inputs; i++) given[i] = (mth_named){of[i] = numbered(name[i], "in", inputs - 1 - i), array};
+    CHECK_STATUS(mth_get_parameters(compiled, given, (size_t)inputs, 0, &parameters));
+    CHECK_STATUS(mth_evaluate(compiled, parameters, given, (size_t)inputs,
+        &(mth_gradient_request){.input_gradients = of, .input_gradient_count = (size_t)inputs}, &arrays, &slopes));
     CHECK(mth_arrays_get_count(slopes) == 2 * (size_t)blocks + (size_t)inputs);
     for (int i = 0; i < blocks; i++) CHECK(mth_arrays_find(slopes, numbered(in, "linear_", i)) == NULL);
     for (int i = 0; i < blocks; i++)
         CHECK(mth_arrays_find(slopes, strcat(numbered(in, "linear_", i), ".bias")) != NULL);
     mth_arrays_free(parameters);
-    mth_arrays_free(y);
+    mth_arrays_free(arrays);
     mth_arrays_free(slopes);
-    mth_array_free(x);
-    mth_compiled_free(c);
-    mth_model_free(m);
-    mth_backend_free(b);
+    mth_array_free(array);
+    mth_compiled_free(compiled);
+    mth_model_free(model);
+    mth_backend_free(backend);
     free(given);
     free(of);
     free(name);
@@ -269,44 +272,45 @@ static void apart(int n) { linears(n, true); }
 
 /* a long way of names between two blocks, joined from its end on, and as many submodels */
 static void connects(int n) {
-    mth_model *m = NULL, *sub = wrapped(NULL);
+    mth_model *model = NULL, *sub = wrapped(NULL);
     char from[32], to[32], *text = NULL;
-    CHECK_STATUS(mth_model_create(&m));
-    add(m, "Relu", NULL, 0, MTH_WIRES({"input", "x"}, {"output", "way0"}));
-    for (int i = n; i-- > 0;) CHECK_STATUS(mth_model_connect(m, numbered(from, "way", i), numbered(to, "way", i + 1)));
-    add(m, "Relu", NULL, 0, (mth_wire[]){{"input", numbered(to, "way", n)}, {"output", "y"}}, 2);
-    for (int i = 0; i < n / 2; i++) CHECK_STATUS(mth_model_add_model(m, sub, NULL, NULL, 0, MTH_CHAIN));
-    CHECK_STATUS(mth_model_print(m, &text));
+    CHECK_STATUS(mth_model_create(&model));
+    add(model, "Relu", NULL, 0, MTH_WIRES({"input", "x"}, {"output", "way0"}));
+    for (int i = n; i-- > 0;)
+        CHECK_STATUS(mth_model_connect(model, numbered(from, "way", i), numbered(to, "way", i + 1)));
+    add(model, "Relu", NULL, 0, (mth_wire[]){{"input", numbered(to, "way", n)}, {"output", "y"}}, 2);
+    for (int i = 0; i < n / 2; i++) CHECK_STATUS(mth_model_add_model(model, sub, NULL, NULL, 0, MTH_CHAIN));
+    CHECK_STATUS(mth_model_print(model, &text));
     CHECK(text && strstr(text, "input=way0"));
     mth_text_free(text);
     mth_model_free(sub);
-    mth_model_free(m);
+    mth_model_free(model);
 }
 /* A chain of n Linears, each on a device of its own, with gradients. */
 static size_t load_bytes; /* of the last one */
 static void one_a_device(int n) {
-    mth_backend *b = open_backend(n);
-    mth_model *m = NULL;
-    mth_compiled *c = NULL;
-    mth_array *x = NULL;
-    mth_arrays *parameters = NULL, *y = NULL, *slopes = NULL;
-    CHECK_STATUS(mth_model_create(&m));
+    mth_backend *backend = open_backend(n);
+    mth_model *model = NULL;
+    mth_compiled *compiled = NULL;
+    mth_array *array = NULL;
+    mth_arrays *parameters = NULL, *arrays = NULL, *slopes = NULL;
+    CHECK_STATUS(mth_model_create(&model));
     for (int i = 0; i < n; i++)
-        add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(2)}, {"device_id", mth_int(i)}), NULL, 0);
-    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
-    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 2}, NULL, &x));
-    const mth_named given = {"input", x};
-    CHECK_STATUS(mth_get_parameters(c, &given, 1, 0, &parameters));
-    CHECK_STATUS(mth_evaluate(c, parameters, &given, 1, &(mth_gradient_request){0}, &y, &slopes));
+        add(model, "Linear", MTH_OPTIONS({"dimension", mth_int(2)}, {"device_id", mth_int(i)}), NULL, 0);
+    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
+    CHECK_STATUS(mth_array_full(backend, MTH_FLOAT32, 1, 2, (int64_t[]){1, 2}, NULL, &array));
+    const mth_named given = {"input", array};
+    CHECK_STATUS(mth_get_parameters(compiled, &given, 1, 0, &parameters));
+    CHECK_STATUS(mth_evaluate(compiled, parameters, &given, 1, &(mth_gradient_request){0}, &arrays, &slopes));
     CHECK(mth_arrays_get_count(slopes) == 2 * (size_t)n);
-    load_bytes = mth__arena_bytes(c->last->executable->arena);
+    load_bytes = mth__arena_bytes(compiled->last->executable->arena);
     mth_arrays_free(parameters);
-    mth_arrays_free(y);
+    mth_arrays_free(arrays);
     mth_arrays_free(slopes);
-    mth_array_free(x);
-    mth_compiled_free(c);
-    mth_model_free(m);
-    mth_backend_free(b);
+    mth_array_free(array);
+    mth_compiled_free(compiled);
+    mth_model_free(model);
+    mth_backend_free(backend);
 }
 
 /* Questions whether to end that are answered by no, before all are by yes; the longest time between two of them. */
@@ -323,23 +327,23 @@ static bool is_over(void *context) {
 }
 static bool interrupts; /* does sum_of interrupt its plan first? */
 /* A plan is given up at any question, and nothing of it is left; it never works on for long without one. */
-static void interrupt_plans(mth_compiled *c, const mth_named *given, size_t n) {
+static void interrupt_plans(mth_compiled *compiled, const mth_named *given, size_t n) {
     patience p = {.questions = INT32_MAX, .last = seconds()};
     const double begin = p.last;
     char *text = NULL;
     mth_set_interrupt_check(is_over, &p);
-    CHECK_STATUS(mth_plan(c, given, n, false));
+    CHECK_STATUS(mth_plan(compiled, given, n, false));
     const int questions = INT32_MAX - p.questions; /* one with gradients asks more often */
-    CHECK_STATUS(mth_plan_print(c, &text));
+    CHECK_STATUS(mth_plan_print(compiled, &text));
     const double took = seconds() - begin;
     printf("  a plan asks %d times; with its text %.3f s, %.3f s at most between two questions\n", questions, took,
         p.longest);
     CHECK(questions > 1000 && p.longest < 0.4 * took);
     for (int k = 0; k < 8; k++) {
-        const mth__plan *before = c->last, *first = c->plan;
+        const mth__plan *before = compiled->last, *first = compiled->plan;
         p.questions = k * (questions / 8);
-        CHECK_FAILS(mth_plan(c, given, n, true), MTH_ERROR_INTERRUPTED, "call again");
-        CHECK(c->last == before && c->plan == first);
+        CHECK_FAILS(mth_plan(compiled, given, n, true), MTH_ERROR_INTERRUPTED, "call again");
+        CHECK(compiled->last == before && compiled->plan == first);
     }
     mth_set_interrupt_check(NULL, NULL);
     mth_text_free(text);
@@ -348,29 +352,29 @@ static void interrupt_plans(mth_compiled *c, const mth_named *given, size_t n) {
 /* The sum of n inputs, planned with gradients. */
 static size_t plan_bytes; /* of the last one */
 static void sum_of(int n) {
-    mth_backend *b = open_backend(1);
-    mth_model *m = NULL;
-    mth_compiled *c = NULL;
-    mth_array *x = NULL;
+    mth_backend *backend = open_backend(1);
+    mth_model *model = NULL;
+    mth_compiled *compiled = NULL;
+    mth_array *array = NULL;
     char(*name)[32] = calloc((size_t)n, sizeof *name);
     mth_named *given = calloc((size_t)n, sizeof *given);
     mth_wire *wire = calloc((size_t)n + 1, sizeof *wire);
-    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
+    CHECK_STATUS(mth_array_full(backend, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &array));
     for (int i = 0; i < n; i++) {
-        given[i] = (mth_named){numbered(name[i], "in", i), x};
+        given[i] = (mth_named){numbered(name[i], "in", i), array};
         wire[i] = (mth_wire){"inputs", name[i]};
     }
     wire[n] = (mth_wire){"output", "y"};
-    CHECK_STATUS(mth_model_create(&m));
-    add(m, "Add", NULL, 0, wire, (size_t)n + 1);
-    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
-    if (interrupts) interrupt_plans(c, given, (size_t)n);
-    CHECK_STATUS(mth_plan(c, given, (size_t)n, true));
-    plan_bytes = mth__arena_bytes(c->last->arena);
-    mth_array_free(x);
-    mth_compiled_free(c);
-    mth_model_free(m);
-    mth_backend_free(b);
+    CHECK_STATUS(mth_model_create(&model));
+    add(model, "Add", NULL, 0, wire, (size_t)n + 1);
+    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
+    if (interrupts) interrupt_plans(compiled, given, (size_t)n);
+    CHECK_STATUS(mth_plan(compiled, given, (size_t)n, true));
+    plan_bytes = mth__arena_bytes(compiled->last->arena);
+    mth_array_free(array);
+    mth_compiled_free(compiled);
+    mth_model_free(model);
+    mth_backend_free(backend);
     free(name);
     free(given);
     free(wire);
@@ -378,27 +382,27 @@ static void sum_of(int n) {
 
 /* A file of n tensors of one element, read as the parameters of a model. */
 static void tensors_of_a_file(int n) {
-    mth_backend *b = open_backend(1);
-    mth_array *x = NULL;
+    mth_backend *backend = open_backend(1);
+    mth_array *array = NULL;
     mth_arrays *layout = NULL, *read = NULL;
     char path[] = "/tmp/mithril_test_XXXXXX", (*name)[32] = calloc((size_t)n, sizeof *name);
     mth_named *item = calloc((size_t)n, sizeof *item);
     mth_file_tensor *from = calloc((size_t)n, sizeof *from);
     char *header = malloc((size_t)n * 96 + 16), *end = header;
     float *data = calloc((size_t)n, sizeof *data), back = -1;
-    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 0, 1, (int64_t[]){1}, NULL, &x));
+    CHECK_STATUS(mth_array_full(backend, MTH_FLOAT32, 0, 1, (int64_t[]){1}, NULL, &array));
     for (int i = 0; i < n; i++) {
         data[i] = (float)i;
-        item[i] = (mth_named){numbered(name[i], "tensor", i), x};
+        item[i] = (mth_named){numbered(name[i], "tensor", i), array};
         from[n - 1 - i] = (mth_file_tensor){name[i], name[i], false};
         end += sprintf(end, "%c\"%s\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? ',' : '{',
             name[i], 4 * i, 4 * i + 4);
     }
     *end++ = '}';
     const uint64_t bytes = (uint64_t)(end - header);
-    FILE *f = fdopen(mkstemp(path), "wb");
-    CHECK(fwrite(&bytes, 8, 1, f) == 1 && fwrite(header, 1, bytes, f) == bytes);
-    CHECK(fwrite(data, sizeof *data, (size_t)n, f) == (size_t)n && !fclose(f));
+    FILE *file = fdopen(mkstemp(path), "wb");
+    CHECK(fwrite(&bytes, 8, 1, file) == 1 && fwrite(header, 1, bytes, file) == bytes);
+    CHECK(fwrite(data, sizeof *data, (size_t)n, file) == (size_t)n && !fclose(file));
     CHECK_STATUS(mth_arrays_create(item, (size_t)n, &layout));
     CHECK_STATUS(mth_arrays_read_safetensors(layout, path, from, (size_t)n, &read));
     CHECK_STATUS(mth_array_gather(mth_arrays_find(read, name[n - 2]), &back));
@@ -406,8 +410,8 @@ static void tensors_of_a_file(int n) {
     remove(path);
     mth_arrays_free(read);
     mth_arrays_free(layout);
-    mth_array_free(x);
-    mth_backend_free(b);
+    mth_array_free(array);
+    mth_backend_free(backend);
     free(name);
     free(item);
     free(from);
@@ -450,29 +454,29 @@ typedef struct {
     int64_t input, width;
 } layout;
 static size_t kept_for(const layout *l, int n) {
-    mth_backend *b = open_backend(n);
-    mth_model *m = NULL;
-    mth_compiled *c = NULL;
-    mth_array *x = NULL;
-    mth_arrays *parameters = NULL, *y = NULL;
+    mth_backend *backend = open_backend(n);
+    mth_model *model = NULL;
+    mth_compiled *compiled = NULL;
+    mth_array *array = NULL;
+    mth_arrays *parameters = NULL, *arrays = NULL;
     const int64_t batch = l->batch ? n : 2, in = l->input ? l->input : n, width = l->width ? l->width : n;
     mth_arg split[2] = {mth_int(0), MTH_NONE},
             weight[2] = {l->rows ? mth_int(0) : MTH_NONE, l->columns ? mth_int(0) : MTH_NONE};
     mth_arg spec = mth_list(2, split);
     const char *output = "y";
-    CHECK_STATUS(mth_model_create(&m));
-    add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(width)}, {"weight_shard_spec", mth_list(2, weight)}),
+    CHECK_STATUS(mth_model_create(&model));
+    add(model, "Linear", MTH_OPTIONS({"dimension", mth_int(width)}, {"weight_shard_spec", mth_list(2, weight)}),
         MTH_WIRES({"input", "x"}, {"output", "y"}));
     const mth_option sharded = {"output_shard_specs", mth_dict(1, &output, &spec)};
-    CHECK_STATUS(mth_compile(m, b, &sharded, l->batch, &c));
+    CHECK_STATUS(mth_compile(model, backend, &sharded, l->batch, &compiled));
     mth_named given = {"x", NULL};
-    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 0.5, 2, (int64_t[]){batch, in}, NULL, &x));
-    given.array = x;
-    CHECK_STATUS(mth_get_parameters(c, &given, 1, 0, &parameters));
-    CHECK_STATUS(mth_evaluate(c, parameters, &given, 1, NULL, &y, NULL));
+    CHECK_STATUS(mth_array_full(backend, MTH_FLOAT32, 0.5, 2, (int64_t[]){batch, in}, NULL, &array));
+    given.array = array;
+    CHECK_STATUS(mth_get_parameters(compiled, &given, 1, 0, &parameters));
+    CHECK_STATUS(mth_evaluate(compiled, parameters, &given, 1, NULL, &arrays, NULL));
     float *w = malloc((size_t)(in * width) * sizeof *w), *got = malloc((size_t)(batch * width) * sizeof *got);
     CHECK_STATUS(mth_array_gather(mth_arrays_find(parameters, "linear_0.weight"), w));
-    CHECK_STATUS(mth_array_gather(mth_arrays_find(y, "y"), got));
+    CHECK_STATUS(mth_array_gather(mth_arrays_find(arrays, "y"), got));
     int wrong = 0;
     for (int64_t k = 0; k < width; k++) {
         double sum = 0;
@@ -480,15 +484,15 @@ static size_t kept_for(const layout *l, int n) {
         for (int64_t r = 0; r < batch; r++) wrong += !(fabs(got[r * width + k] - sum) < 1e-4);
     }
     CHECK(!wrong);
-    size_t bytes = mth__arena_bytes(c->last->executable->arena);
+    size_t bytes = mth__arena_bytes(compiled->last->executable->arena);
     free(w);
     free(got);
     mth_arrays_free(parameters);
-    mth_arrays_free(y);
-    mth_array_free(x);
-    mth_compiled_free(c);
-    mth_model_free(m);
-    mth_backend_free(b);
+    mth_arrays_free(arrays);
+    mth_array_free(array);
+    mth_compiled_free(compiled);
+    mth_model_free(model);
+    mth_backend_free(backend);
     return bytes;
 }
 TEST(an_executable_grows_with_the_devices) {
@@ -533,31 +537,32 @@ static void ignore(void *nothing) { (void)nothing; }
 /* Bytes of arrays of 16 numbers on n devices: each has all of them, which are copied or lent; a layout of n parts. */
 static void measure_arrays(int n, size_t bytes[3]) {
     static const _Alignas(64) float numbers[16] = {3, 1, 4, 1, 5};
-    mth_backend *b = open_backend(n);
-    mth_array *x = NULL;
+    mth_backend *backend = open_backend(n);
+    mth_array *array = NULL;
     float back[16] = {0};
     for (int lent = 0; lent < 2; lent++) {
         size_t before = heap();
         if (lent)
-            CHECK_STATUS(mth_array_borrow(b, MTH_FLOAT32, 1, (int64_t[]){16}, numbers, ignore, NULL, &x));
+            CHECK_STATUS(mth_array_borrow(backend, MTH_FLOAT32, 1, (int64_t[]){16}, numbers, ignore, NULL, &array));
         else
-            CHECK_STATUS(mth_array_from_data(b, MTH_FLOAT32, 1, (int64_t[]){16}, numbers, NULL, &x));
+            CHECK_STATUS(mth_array_from_data(backend, MTH_FLOAT32, 1, (int64_t[]){16}, numbers, NULL, &array));
         bytes[lent] = heap() - before;
-        CHECK(mth_array_get_shard_count(x) == (size_t)n);
-        const mth_shard last = mth_array_get_shard(x, (size_t)n - 1);
+        CHECK(mth_array_get_shard_count(array) == (size_t)n);
+        const mth_shard last = mth_array_get_shard(array, (size_t)n - 1);
         CHECK(last.device_id == n - 1 && last.size[0] == 16 && !memcmp(last.data, numbers, sizeof numbers));
-        CHECK_STATUS(mth_array_gather(x, back));
+        CHECK_STATUS(mth_array_gather(array, back));
         CHECK(!memcmp(back, numbers, sizeof back));
-        mth_array_free(x);
+        mth_array_free(array);
     }
-    mth__sharding split = {.on = b->devices.mesh->whole, .dim = {{.naxes = 1}}};
+    mth__sharding split = {.on = backend->devices.mesh->whole, .dim = {{.naxes = 1}}};
     const size_t before = heap();
-    CHECK_STATUS(mth__array_new(&b->devices, MTH_FLOAT32, (mth__shape){1, {3 * (int64_t)n}}, &split, false, &x));
+    CHECK_STATUS(
+        mth__array_new(&backend->devices, MTH_FLOAT32, (mth__shape){1, {3 * (int64_t)n}}, &split, false, &array));
     bytes[2] = heap() - before;
-    const mth_shard one = mth_array_get_shard(x, 5);
+    const mth_shard one = mth_array_get_shard(array, 5);
     CHECK(one.device_id == 5 && one.start[0] == 15 && one.size[0] == 3 && !one.data);
-    mth_array_free(x);
-    mth_backend_free(b);
+    mth_array_free(array);
+    mth_backend_free(backend);
 }
 TEST(an_array_grows_with_what_it_holds) {
     size_t few[3], many[3];

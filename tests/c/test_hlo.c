@@ -6,14 +6,14 @@
 
 static mth__arena *arena;
 static mth__shape shape_of(int rank, const int64_t *dim) {
-    mth__shape s = {.rank = rank};
-    for (int d = 0; d < rank; d++) s.dim[d] = dim[d];
-    return s;
+    mth__shape shape = {.rank = rank};
+    for (int d = 0; d < rank; d++) shape.dim[d] = dim[d];
+    return shape;
 }
 #define DIMS(...) shape_of((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__})
-static const double *normals(mth__shape s) {
-    double *x = NEW_ARRAY(arena, double, mth__shape_size(s) + 1);
-    for (int64_t i = 0; i < mth__shape_size(s); i++) x[i] = normal();
+static const double *normals(mth__shape shape) {
+    double *x = NEW_ARRAY(arena, double, mth__shape_size(shape) + 1);
+    for (int64_t i = 0; i < mth__shape_size(shape); i++) x[i] = normal();
     return x;
 }
 static void run_in_arena(mth_status (*body)(void *)) { CHECK_STATUS(mth__guard(body, NULL)); }
@@ -22,64 +22,65 @@ static void run_in_arena(mth_status (*body)(void *)) { CHECK_STATUS(mth__guard(b
 /* Which factor each axis of the mesh cuts, -1: none. */
 static mth__sharding split_by(const hlo_module *m, const int *factor, bool cyclic, int rank, const int8_t *of,
     const int32_t *unit, mth__shape shape) {
-    mth__sharding s = {.on = m->mesh->whole};
-    for (int a = 0; a < m->mesh->naxes; a++)
+    mth__sharding sharding = {.on = m->mesh->whole};
+    for (int axis = 0; axis < m->mesh->naxes; axis++)
         for (int d = 0; d < rank; d++) {
-            if (factor[a] < 0 || of[d] != factor[a]) continue;
-            s.dim[d].axis[s.dim[d].naxes++] = (int8_t)a;
-            s.dim[d].grain = unit[d];
-            s.dim[d].cyclic = cyclic && unit[d] == 1;
+            if (factor[axis] < 0 || of[d] != factor[axis]) continue;
+            sharding.dim[d].axis[sharding.dim[d].naxes++] = (int8_t)axis;
+            sharding.dim[d].grain = unit[d];
+            sharding.dim[d].cyclic = cyclic && unit[d] == 1;
         }
-    mth__sharding_canonical(&s, shape);
-    return s;
+    mth__sharding_canonical(&sharding, shape);
+    return sharding;
 }
 static bool plain(const example *x) { return strspn(x->kinds, "rpulnimI") == strlen(x->kinds); }
 
 static mth_status add_example(hlo_module *m, const example *x) {
     draw_sizes(9);
-    mth__attrs a = {.spec = x->spec};
-    if (x->attrs) x->attrs(size, &a);
+    mth__attrs attrs = {.spec = x->spec};
+    if (x->attrs) x->attrs(size, &attrs);
     hlo_in in[MTH__MAX_IN];
     const int64_t *wide[MTH__MAX_IN];
     mth__value value[MTH__MAX_IN + MTH__MAX_OUT] = {0}, *at[MTH__MAX_IN + MTH__MAX_OUT];
-    mth__node node = {.op = mth__op_at(x->row), .attrs = a, .in = at, .nout = 1};
+    mth__node node = {.op = mth__op_at(x->row), .attrs = attrs, .in = at, .nout = 1};
     for (const char *s = node.op->results; *s; s++) node.nout += *s == ',';
     for (const char *c = x->shapes; c; node.nin++) {
-        mth__shape s = {0};
-        for (; *c && *c != ','; c++) s.dim[s.rank++] = size[(int)*c];
+        mth__shape shape = {0};
+        for (; *c && *c != ','; c++) shape.dim[shape.rank++] = size[(int)*c];
         c = *c ? c + 1 : NULL;
-        double *data = NEW_ARRAY(arena, double, mth__shape_size(s) + 1);
-        for (int64_t i = 0; i < mth__shape_size(s); i++) data[i] = draw_value(x->kinds[node.nin]);
-        int64_t *integers = x->kinds[node.nin] == 'I' ? NEW_ARRAY(arena, int64_t, mth__shape_size(s) + 1) : NULL;
-        for (int64_t i = 0; integers && i < mth__shape_size(s); i++) integers[i] = draw_integer();
-        in[node.nin] = (hlo_in){dtype_of(x, node.nin), s, data, NULL};
+        double *data = NEW_ARRAY(arena, double, mth__shape_size(shape) + 1);
+        for (int64_t i = 0; i < mth__shape_size(shape); i++) data[i] = draw_value(x->kinds[node.nin]);
+        int64_t *integers = x->kinds[node.nin] == 'I' ? NEW_ARRAY(arena, int64_t, mth__shape_size(shape) + 1) : NULL;
+        for (int64_t i = 0; integers && i < mth__shape_size(shape); i++) integers[i] = draw_integer();
+        in[node.nin] = (hlo_in){dtype_of(x, node.nin), shape, data, NULL};
         wide[node.nin] = integers;
     }
     for (int j = 0; j < node.nin + node.nout; j++) at[j] = &value[j];
     for (int j = 0; j < node.nin; j++) value[j] = (mth__value){.dtype = in[j].dtype, .shape = in[j].shape};
     node.out = at + node.nin;
     TRY(mth__op_infer(&node));
-    mth__rule r;
-    mth__op_rule(&node, &r);
+    mth__rule rule;
+    mth__op_rule(&node, &rule);
     int factor[MTH__AXES];
     bool cyclic = m->mesh->naxes == 1 && draw(0, 5) == 0;
     for (int i = 0; i < m->mesh->naxes; i++) {
-        factor[i] = r.n && draw(0, 5) ? (int)draw(0, r.n - 1) : -1;
-        if (factor[i] >= 0 && r.factor[factor[i]].kind == MTH__WHOLE) factor[i] = -1;
+        factor[i] = rule.n && draw(0, 5) ? (int)draw(0, rule.n - 1) : -1;
+        if (factor[i] >= 0 && rule.factor[factor[i]].kind == MTH__WHOLE) factor[i] = -1;
     }
     /* Where a factor is cut by more than one element somewhere, as a reshape's may be, no part is cyclic. */
     for (int j = 0; j < node.nin + node.nout; j++)
         for (int d = 0; d < at[j]->shape.rank; d++)
-            cyclic &= (j < node.nin ? r.in_unit[j][d] : r.out_unit[j - node.nin][d]) == 1;
-    mth__sharding *s = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT);
+            cyclic &= (j < node.nin ? rule.in_unit[j][d] : rule.out_unit[j - node.nin][d]) == 1;
+    mth__sharding *sharding = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT);
     for (int j = 0; j < node.nin; j++) {
-        s[j] = split_by(m, factor, cyclic, in[j].shape.rank, r.in[j], r.in_unit[j], in[j].shape);
-        in[j].sharding = &s[j];
+        sharding[j] = split_by(m, factor, cyclic, in[j].shape.rank, rule.in[j], rule.in_unit[j], in[j].shape);
+        in[j].sharding = &sharding[j];
     }
-    mth__sharding *out = s + node.nin;
+    mth__sharding *out = sharding + node.nin;
     for (int k = 0; k < node.nout; k++)
-        out[k] = split_by(m, factor, cyclic, node.out[k]->shape.rank, r.out[k], r.out_unit[k], node.out[k]->shape);
-    TRY(hlo_add(m, x->row, &a, node.nin, in, out));
+        out[k] =
+            split_by(m, factor, cyclic, node.out[k]->shape.rank, rule.out[k], rule.out_unit[k], node.out[k]->shape);
+    TRY(hlo_add(m, x->row, &attrs, node.nin, in, out));
     memcpy(m->at[m->cases - 1].integers, wide, (size_t)node.nin * sizeof *wide);
     /* most is not the largest of these scores: large p */
     if (x->row == MTH__ROW_attention_grad) m->at[m->cases - 1].tolerance = 1e-4;
@@ -189,19 +190,19 @@ static mth_status bits_of_dropout(void *unused) {
         double rate;
     } draws[] = {{0, 0, 0, 0, 0.5}, {-1, 0, 0, 0, 0.1}, {0x123456789abcdef, 1, 3, 40, 0.9},
         {7, 0, 0xffffffff, (int64_t)1 << 34, 0.5}, {7, 0, 0, 0, 0}, {7, 0, 0, 0, 1 - 0x1p-40}, {7, 2, 0, 5, 0x1p-33}};
-    const mth__shape s = DIMS(6, 7, 5);
+    const mth__shape shape = DIMS(6, 7, 5);
     arena = mth__arena_new();
     hlo_module *m = hlo_begin(arena, 2, (int64_t[]){2, 2});
     mth__sharding split = {
         .on = m->mesh->whole, .dim = {{.naxes = 1, .axis = {1}, .cyclic = true}, {.naxes = 1, .axis = {0}}}};
-    const double *x = normals(s);
+    const double *x = normals(shape);
     for (size_t i = 0; i < sizeof draws / sizeof *draws; i++) {
-        mth__attrs a = {.key = draws[i].key,
+        mth__attrs attrs = {.key = draws[i].key,
             .dimension = draws[i].dimension,
             .start = draws[i].start,
             .size = draws[i].size,
             .probability = draws[i].rate};
-        TRY(hlo_add(m, MTH__ROW_dropout, &a, 1, (hlo_in[]){{MTH_FLOAT32, s, x, &split}}, &split));
+        TRY(hlo_add(m, MTH__ROW_dropout, &attrs, 1, (hlo_in[]){{MTH_FLOAT32, shape, x, &split}}, &split));
     }
     void *got[7 * 4];
     TRY(hlo_run_to(m, got));
@@ -209,13 +210,13 @@ static mth_status bits_of_dropout(void *unused) {
         for (int i = 0; i < m->cases; i++) {
             const mth__hlo_part *part = m->at[i].out[0].part;
             mth__ref_value v = hlo_ref(m, part, p);
-            mth__shape of = s; /* the tensor that is a box of */
+            mth__shape of = shape; /* the tensor that is a box of */
             if (draws[i].size) of.dim[draws[i].dimension] = draws[i].size;
             FOR_EACH(at, v.local) {
                 int64_t global[MTH__RANK];
                 uint32_t word[4];
                 for (int d = 0; d < 3; d++) global[d] = mth__ref_global(&v, d, at[d]);
-                const float value = (float)x[hlo_flat(s, global)];
+                const float value = (float)x[hlo_flat(shape, global)];
                 if (draws[i].size) global[draws[i].dimension] += draws[i].start;
                 mth__philox((uint64_t)draws[i].key, (uint64_t)hlo_flat(of, global), 0, word);
                 const float want = word[0] * 0x1p-32 >= draws[i].rate ? value * (float)(1 / (1 - draws[i].rate)) : 0;
@@ -229,15 +230,15 @@ TEST(dropout_has_the_bits_of_every_engine) { run_in_arena(bits_of_dropout); }
 
 /* ---------------------------------------------------------------- keep */
 /* cuts what `of` leaves whole */
-static mth__sharding random_split(const hlo_module *m, mth__shape s, mth__sharding of) {
-    for (int a = 0; a < m->mesh->naxes; a++) {
-        const int d = (int)draw(0, s.rank);
-        if (d == s.rank || mth__sharding_axes(&of, s.rank) >> a & 1 || of.dim[d].cyclic) continue;
-        of.dim[d].axis[of.dim[d].naxes++] = (int8_t)a;
+static mth__sharding random_split(const hlo_module *m, mth__shape shape, mth__sharding of) {
+    for (int axis = 0; axis < m->mesh->naxes; axis++) {
+        const int d = (int)draw(0, shape.rank);
+        if (d == shape.rank || mth__sharding_axes(&of, shape.rank) >> axis & 1 || of.dim[d].cyclic) continue;
+        of.dim[d].axis[of.dim[d].naxes++] = (int8_t)axis;
         if (of.dim[d].naxes == 1) of.dim[d].cyclic = draw(0, 2) == 0;
         if (of.dim[d].naxes == 1 && !of.dim[d].cyclic && draw(0, 2) == 0) of.dim[d].grain = (int32_t)draw(2, 3);
     }
-    mth__sharding_canonical(&of, s);
+    mth__sharding_canonical(&of, shape);
     return of;
 }
 static mth_status kept_parts(void *unused) {
@@ -247,15 +248,16 @@ static mth_status kept_parts(void *unused) {
         arena = mth__arena_new();
         hlo_module *m = trial ? hlo_begin(arena, 1, (int64_t[]){2 + trial}) : hlo_begin(arena, 2, (int64_t[]){2, 2});
         while (m->cases < HLO_CASES) {
-            const mth__shape s = DIMS(draw(0, 9) ? draw(1, 11) : 0, draw(1, 9), draw(1, 5));
+            const mth__shape shape = DIMS(draw(0, 9) ? draw(1, 11) : 0, draw(1, 9), draw(1, 5));
             mth__sharding *from = NEW(arena, mth__sharding);
             *from = (mth__sharding){.on = m->mesh->whole};
-            if (draw(0, 1)) *from = random_split(m, s, *from);
-            const mth__sharding to = random_split(m, s, *from);
+            if (draw(0, 1)) *from = random_split(m, shape, *from);
+            const mth__sharding to = random_split(m, shape, *from);
             const mth_dtype dtype = (mth_dtype[]){MTH_FLOAT32, MTH_INT32, MTH_BOOL}[draw(0, 2)];
-            double *x = NEW_ARRAY(arena, double, mth__shape_size(s) + 1);
-            for (int64_t i = 0; i < mth__shape_size(s); i++) x[i] = dtype == MTH_BOOL ? (double)draw(0, 1) : (double)i;
-            TRY(hlo_add(m, MTH__ROW_keep, NULL, 1, (hlo_in[]){{dtype, s, x, from}}, &to));
+            double *x = NEW_ARRAY(arena, double, mth__shape_size(shape) + 1);
+            for (int64_t i = 0; i < mth__shape_size(shape); i++)
+                x[i] = dtype == MTH_BOOL ? (double)draw(0, 1) : (double)i;
+            TRY(hlo_add(m, MTH__ROW_keep, NULL, 1, (hlo_in[]){{dtype, shape, x, from}}, &to));
             m->at[m->cases - 1].tolerance = 0;
         }
         TRY(hlo_run(m));
@@ -270,13 +272,13 @@ static mth_status long_rows(void *unused) {
     (void)unused;
     arena = mth__arena_new();
     hlo_module *m = hlo_begin(arena, 1, (int64_t[]){2});
-    const mth__shape s = DIMS(3, 2, 257, 300);
+    const mth__shape shape = DIMS(3, 2, 257, 300);
     for (int d = 0; d < 3; d++) {
         mth__sharding split = {.on = m->mesh->whole}, out = split;
         split.dim[d].naxes = 1;
         out.dim[0].naxes = d == 2;
         TRY(hlo_add(m, MTH__ROW_reduce_sum, &(mth__attrs){.dimensions = 3}, 1,
-            (hlo_in[]){{MTH_FLOAT32, s, normals(s), &split}}, &out));
+            (hlo_in[]){{MTH_FLOAT32, shape, normals(shape), &split}}, &out));
     }
     TRY(hlo_run(m));
     mth__arena_free(arena);
@@ -298,9 +300,11 @@ static mth_status forms(void *unused) {
     for (size_t i = 0; i < sizeof spec / sizeof *spec; i++) {
         hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
         const mth__sharding *whole = &(mth__sharding){.on = m->mesh->whole};
-        const mth__shape s[2] = {{spec[i].rank[0], {2, 2, 2, 2}}, {spec[i].rank[1], {2, 2, 2, 2}}};
+        const mth__shape shape[2] = {{spec[i].rank[0], {2, 2, 2, 2}}, {spec[i].rank[1], {2, 2, 2, 2}}};
         TRY(hlo_add(m, MTH__ROW_contract, &(mth__attrs){.spec = spec[i].spec}, 2,
-            (hlo_in[]){{MTH_FLOAT32, s[0], normals(s[0]), whole}, {MTH_FLOAT32, s[1], normals(s[1]), whole}}, whole));
+            (hlo_in[]){
+                {MTH_FLOAT32, shape[0], normals(shape[0]), whole}, {MTH_FLOAT32, shape[1], normals(shape[1]), whole}},
+            whole));
         hlo_write(m);
         CHECK((strstr(m->text.at, "stablehlo.transpose") != NULL) == spec[i].transposed);
         CHECK(!strstr(m->text.at, "stablehlo.reshape"));

@@ -4,16 +4,16 @@
 
 static mth__arena *arena;
 static void run_in_arena(mth_status (*body)(void *)) { CHECK_STATUS(mth__guard(body, NULL)); }
-static double *numbers(mth__shape s, int64_t below) { /* floats in [-1, 1], or ids */
-    double *x = NEW_ARRAY(arena, double, mth__shape_size(s) + 1);
-    for (int64_t i = 0; i < mth__shape_size(s); i++)
+static double *numbers(mth__shape shape, int64_t below) { /* floats in [-1, 1], or ids */
+    double *x = NEW_ARRAY(arena, double, mth__shape_size(shape) + 1);
+    for (int64_t i = 0; i < mth__shape_size(shape); i++)
         x[i] = below ? (double)(rand() % below) : (float)(2.0 * rand() / RAND_MAX - 1);
     return x;
 }
 static mth__sharding cut(const hlo_module *m, int dim, bool cyclic) { /* over the only axis */
-    mth__sharding s = {.on = m->mesh->whole};
-    if (dim >= 0) s.dim[dim] = (mth__split){.naxes = 1, .cyclic = cyclic};
-    return s;
+    mth__sharding sharding = {.on = m->mesh->whole};
+    if (dim >= 0) sharding.dim[dim] = (mth__split){.naxes = 1, .cyclic = cyclic};
+    return sharding;
 }
 
 /* ---------------------------------------------------------------- positions */
@@ -27,11 +27,12 @@ static mth_status far_positions(void *unused) {
         TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.length = 1031, .width = 257}, 0, NULL, &columns));
         static const double base[] = {10000, 500000, 1.5, 0.3};
         for (int i = 0; i < 4; i++) {
-            const mth__shape s = {4, {1, 65537, 1, 6}};
+            const mth__shape shape = {4, {1, 65537, 1, 6}};
             mth__sharding *split = NEW(arena, mth__sharding);
             *split = cut(m, 1, cyclic);
-            const mth__attrs a = {.dimension = 1, .inverse = i & 1, .interleaved = i >> 1, .base = base[i]};
-            TRY(hlo_add(m, MTH__ROW_rope, &a, 1, (hlo_in[]){{MTH_FLOAT32, s, numbers(s, 0), split}}, split));
+            const mth__attrs attrs = {.dimension = 1, .inverse = i & 1, .interleaved = i >> 1, .base = base[i]};
+            TRY(hlo_add(
+                m, MTH__ROW_rope, &attrs, 1, (hlo_in[]){{MTH_FLOAT32, shape, numbers(shape, 0), split}}, split));
         }
         for (int i = 0; i < m->cases; i++) m->at[i].tolerance = 1e-6;
         TRY(hlo_run(m));
@@ -45,12 +46,12 @@ static mth_status ranks(void *unused) { /* the most dimensions there are, with t
     (void)unused;
     arena = mth__arena_new();
     hlo_module *m = hlo_begin(arena, 1, (int64_t[]){2});
-    const mth__shape s = {8, {2, 1, 3, 2, 5, 1, 2, 4}};
+    const mth__shape shape = {8, {2, 1, 3, 2, 5, 1, 2, 4}};
     for (int i = 0; i < 4; i++) {
         mth__sharding *split = NEW(arena, mth__sharding);
         *split = cut(m, i < 2 ? 4 : 2, false);
-        const mth__attrs a = {.dimension = i < 2 ? 4 : 0, .interleaved = i & 1, .base = 100};
-        TRY(hlo_add(m, MTH__ROW_rope, &a, 1, (hlo_in[]){{MTH_FLOAT32, s, numbers(s, 0), split}}, split));
+        const mth__attrs attrs = {.dimension = i < 2 ? 4 : 0, .interleaved = i & 1, .base = 100};
+        TRY(hlo_add(m, MTH__ROW_rope, &attrs, 1, (hlo_in[]){{MTH_FLOAT32, shape, numbers(shape, 0), split}}, split));
     }
     TRY(hlo_run(m));
     mth__arena_free(arena);
@@ -82,15 +83,15 @@ static mth_status ids(void *unused) {
         TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){ON(t, first), id_whole}, &whole));
         TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){ON(t, second), id_whole}, &third));
         TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){ON(t, whole), id_second}, &second));
-        const mth__attrs v = {.rows = 5, .size = 5};
-        TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id_whole, ON(dy, whole)}, &first));
-        TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id_first, ON(dy, first)}, &whole));
-        TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id_second, ON(dy, second)}, &whole));
-        TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id_whole, ON(dy, third)}, &second));
+        const mth__attrs attrs = {.rows = 5, .size = 5};
+        TRY(hlo_add(m, MTH__ROW_gather_grad, &attrs, 2, (hlo_in[]){id_whole, ON(dy, whole)}, &first));
+        TRY(hlo_add(m, MTH__ROW_gather_grad, &attrs, 2, (hlo_in[]){id_first, ON(dy, first)}, &whole));
+        TRY(hlo_add(m, MTH__ROW_gather_grad, &attrs, 2, (hlo_in[]){id_second, ON(dy, second)}, &whole));
+        TRY(hlo_add(m, MTH__ROW_gather_grad, &attrs, 2, (hlo_in[]){id_whole, ON(dy, third)}, &second));
         TRY(hlo_add(m, MTH__ROW_pick, NULL, 2, (hlo_in[]){ON(x, third), id_whole}, &whole));
         TRY(hlo_add(m, MTH__ROW_pick, NULL, 2, (hlo_in[]){ON(x, second), id_second}, &second));
-        TRY(hlo_add(m, MTH__ROW_pick_grad, &v, 2, (hlo_in[]){id_whole, ON(dx, whole)}, &third));
-        TRY(hlo_add(m, MTH__ROW_pick_grad, &v, 2, (hlo_in[]){id_first, ON(dx, first)}, &first));
+        TRY(hlo_add(m, MTH__ROW_pick_grad, &attrs, 2, (hlo_in[]){id_whole, ON(dx, whole)}, &third));
+        TRY(hlo_add(m, MTH__ROW_pick_grad, &attrs, 2, (hlo_in[]){id_first, ON(dx, first)}, &first));
         TRY(hlo_run(m));
         mth__arena_free(arena);
     }
@@ -113,14 +114,17 @@ static mth_status strangers(void *unused) {
         m->bad_ids = true;
         m->bad_id = bad[i].told;
         const mth__sharding whole = cut(m, -1, false), first = cut(m, 0, false);
-        const mth__shape at = {1, {3}}, table = {2, {5, 2}}, x = {2, {3, 5}}, dy = {2, {3, 2}};
+        const mth__shape at = {1, {3}}, table = {2, {5, 2}}, shape = {2, {3, 5}}, dy = {2, {3, 2}};
         const hlo_in id = {bad[i].dtype, at, (double[]){4, bad[i].id, 0}, &whole};
-        const mth__attrs v = {.rows = 5, .size = 5};
+        const mth__attrs attrs = {.rows = 5, .size = 5};
         TRY(hlo_add(
             m, MTH__ROW_gather, NULL, 2, (hlo_in[]){{MTH_FLOAT32, table, numbers(table, 0), &first}, id}, &whole));
-        TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id, {MTH_FLOAT32, dy, numbers(dy, 0), &whole}}, &whole));
-        TRY(hlo_add(m, MTH__ROW_pick, NULL, 2, (hlo_in[]){{MTH_FLOAT32, x, numbers(x, 0), &whole}, id}, &whole));
-        TRY(hlo_add(m, MTH__ROW_pick_grad, &v, 2, (hlo_in[]){id, {MTH_FLOAT32, at, numbers(at, 0), &whole}}, &whole));
+        TRY(hlo_add(
+            m, MTH__ROW_gather_grad, &attrs, 2, (hlo_in[]){id, {MTH_FLOAT32, dy, numbers(dy, 0), &whole}}, &whole));
+        TRY(hlo_add(
+            m, MTH__ROW_pick, NULL, 2, (hlo_in[]){{MTH_FLOAT32, shape, numbers(shape, 0), &whole}, id}, &whole));
+        TRY(hlo_add(
+            m, MTH__ROW_pick_grad, &attrs, 2, (hlo_in[]){id, {MTH_FLOAT32, at, numbers(at, 0), &whole}}, &whole));
         TRY(hlo_run(m));
         mth__arena_free(arena);
     }
@@ -187,12 +191,12 @@ static mth_status unseen(void *unused) { /* queries that see no key: the first o
         const mth_dtype mask = (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[i];
         const hlo_in qkv[] = {{MTH_FLOAT32, q, numbers(q, 0), by}, {MTH_FLOAT32, k, numbers(k, 0), whole},
             {MTH_FLOAT32, v, numbers(v, 0), whole}, {mask, seen_by, seen, whole}};
-        const mth__attrs a = {.causal = 1, .scale = 0.7};
-        TRY(hlo_add(m, MTH__ROW_attention, &a, 4, qkv, by));
+        const mth__attrs attrs = {.causal = 1, .scale = 0.7};
+        TRY(hlo_add(m, MTH__ROW_attention, &attrs, 4, qkv, by));
         double *of = numbers(o, 0);
         for (int j = 0; j < 60; j++)
             if (sum[j / 3] == 0) of[j] = 0;
-        TRY(hlo_add(m, MTH__ROW_attention_grad, &a, 8,
+        TRY(hlo_add(m, MTH__ROW_attention_grad, &attrs, 8,
             (hlo_in[]){qkv[0], qkv[1], qkv[2], {MTH_FLOAT32, o, of, by}, {MTH_FLOAT32, l, most, by},
                 {MTH_FLOAT32, l, sum, by}, {MTH_FLOAT32, o, numbers(o, 0), by}, qkv[3]},
             grad));

@@ -8,19 +8,19 @@ static mth__arena *arena;
 static void run_in_arena(mth_status (*body)(void *)) { CHECK_STATUS(mth__guard(body, NULL)); }
 /* cut: by axis; '-': no letter */
 static mth__sharding split_by(const hlo_module *m, const char *letters, const char *cut, bool cyclic) {
-    mth__sharding s = {.on = m->mesh->whole};
+    mth__sharding sharding = {.on = m->mesh->whole};
     mth__shape shape = {0};
-    for (const char *c = letters; *c && *c != ','; c++, shape.rank++) {
-        shape.dim[shape.rank] = size[(int)*c];
-        for (int a = 0; a < m->mesh->naxes; a++) {
-            mth__split *d = &s.dim[shape.rank];
-            if (cut[a] != *c) continue;
-            d->axis[d->naxes++] = (int8_t)a;
-            d->cyclic = cyclic;
+    for (const char *at = letters; *at && *at != ','; at++, shape.rank++) {
+        shape.dim[shape.rank] = size[(int)*at];
+        for (int axis = 0; axis < m->mesh->naxes; axis++) {
+            mth__split *split = &sharding.dim[shape.rank];
+            if (cut[axis] != *at) continue;
+            split->axis[split->naxes++] = (int8_t)axis;
+            split->cyclic = cyclic;
         }
     }
-    mth__sharding_canonical(&s, shape);
-    return s;
+    mth__sharding_canonical(&sharding, shape);
+    return sharding;
 }
 
 typedef struct {
@@ -50,11 +50,11 @@ static mth_status add_example(hlo_module *m, const example *x, const char *cut, 
     draw_sizes(6);
     size['t'] = draw(1, 12);
     size['k'] = draw(1, size['e'] < 3 ? size['e'] : 3);
-    mth__attrs a = {0};
-    if (x->attrs) x->attrs(size, &a);
+    mth__attrs attrs = {0};
+    if (x->attrs) x->attrs(size, &attrs);
     const mth__op *op = mth__op_at(x->row);
     hlo_in in[MTH__MAX_IN];
-    mth__sharding *s = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT),
+    mth__sharding *sharding = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT),
                   blocks = split_by(m, "et", cut, cyclic);
     if (!strchr(cut, 't') && draw(0, 1)) { /* made in blocks, whole now */
         char other[MTH__AXES + 1] = "----";
@@ -63,12 +63,12 @@ static mth_status add_example(hlo_module *m, const example *x, const char *cut, 
     }
     const routing r = draw_routing(m, &blocks, strchr(x->kinds, 'E') != NULL);
     int nin = 0, nout = 0;
-    for (const char *c = x->shapes; c; nin++) {
+    for (const char *at = x->shapes; at; nin++) {
         const char kind = x->kinds[nin];
         mth__shape shape = {0};
-        s[nin] = split_by(m, c, cut, cyclic);
-        for (; *c && *c != ','; c++) shape.dim[shape.rank++] = size[(int)*c];
-        c = *c ? c + 1 : NULL;
+        sharding[nin] = split_by(m, at, cut, cyclic);
+        for (; *at && *at != ','; at++) shape.dim[shape.rank++] = size[(int)*at];
+        at = *at ? at + 1 : NULL;
         double *data = kind == 'w'       ? r.rows
             : kind == 'e' || kind == 'E' ? r.experts
                                          : NEW_ARRAY(arena, double, mth__shape_size(shape));
@@ -77,23 +77,24 @@ static mth_status add_example(hlo_module *m, const example *x, const char *cut, 
             data[i] = kind == 'R' && r.rows[i / width] < 0 ? NAN
                 : x->row == MTH__ROW_moe_route             ? (double)draw(0, 3)
                                                            : normal();
-        in[nin] = (hlo_in){kind == 'r' || kind == 'R' ? MTH_FLOAT32 : MTH_INT32, shape, data, &s[nin]};
+        in[nin] = (hlo_in){kind == 'r' || kind == 'R' ? MTH_FLOAT32 : MTH_INT32, shape, data, &sharding[nin]};
     }
     const char *factors = op->factors ? strstr(op->factors, "->") + 2 : "eto"; /* moe_matmul has a rule */
-    for (const char *c = factors; c; nout++) {
-        s[nin + nout] = split_by(m, c, cut, cyclic);
-        c = strchr(c, ',');
-        if (c) c++;
+    for (const char *at = factors; at; nout++) {
+        sharding[nin + nout] = split_by(m, at, cut, cyclic);
+        at = strchr(at, ',');
+        if (at) at++;
     }
-    return hlo_add(m, x->row, &a, nin, in, s + nin);
+    return hlo_add(m, x->row, &attrs, nin, in, sharding + nin);
 }
 /* Which letters the axes cut: of those that the row may split. */
 static void draw_cut(const hlo_module *m, const example *x, char *cut) {
     const mth__op *op = mth__op_at(x->row);
-    for (int a = 0; a < m->mesh->naxes; a++) {
+    for (int axis = 0; axis < m->mesh->naxes; axis++) {
         const char letter = "etdioh-"[draw(0, 6)];
-        cut[a] = letter == '-' || (op->whole && strchr(op->whole, letter)) || !strchr(x->shapes, letter) ? '-' : letter;
-        if (x->row == MTH__ROW_moe_rows && letter == 'e') cut[a] = 'e';
+        cut[axis] =
+            letter == '-' || (op->whole && strchr(op->whole, letter)) || !strchr(x->shapes, letter) ? '-' : letter;
+        if (x->row == MTH__ROW_moe_rows && letter == 'e') cut[axis] = 'e';
     }
 }
 static mth_status random_parts(void *unused) {

@@ -34,11 +34,11 @@ static mth_status new_sheet(sheet *s, int naxes, const int64_t *dim) {
 }
 static mth__value *add_input(
     sheet *s, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, const double *data) {
-    mth__value *v =
+    mth__value *value =
         mth__graph_value(s->graph, MTH__VALUE_INPUT, mth__format(s->arena, "in%zu", s->data.n), dtype, shape);
-    v->sharding = *sharding;
+    value->sharding = *sharding;
     PUSH(s->arena, s->data, data);
-    return v;
+    return value;
 }
 /* A node whose results all have this sharding, and which wants its operands as they are. */
 static mth_status add_node(sheet *s, int row, const mth__attrs *attrs, int nin, mth__value *const *in,
@@ -46,10 +46,10 @@ static mth_status add_node(sheet *s, int row, const mth__attrs *attrs, int nin, 
     s->b.on = sharding->on;
     s->b.label.module = mth__op_at(row)->name;
     TRY(mth__build(&s->b, row, attrs, nin, in, out));
-    mth__node *n = out[0]->node;
-    n->need = NEW_ARRAY(s->arena, mth__sharding, nin);
-    for (int j = 0; j < nin; j++) n->need[j] = n->in[j]->sharding;
-    for (int k = 0; k < n->nout; k++) out[k]->sharding = *sharding;
+    mth__node *node = out[0]->node;
+    node->need = NEW_ARRAY(s->arena, mth__sharding, nin);
+    for (int j = 0; j < nin; j++) node->need[j] = node->in[j]->sharding;
+    for (int k = 0; k < node->nout; k++) out[k]->sharding = *sharding;
     return NULL;
 }
 static mth_status add_node2(sheet *s, int row, mth__value *a, mth__value *b, mth__value **out) {
@@ -58,9 +58,10 @@ static mth_status add_node2(sheet *s, int row, mth__value *a, mth__value *b, mth
 static mth_status add_node1(sheet *s, int row, mth__attrs attrs, mth__value *x, mth__value **out) {
     return add_node(s, row, &attrs, 1, &x, &x->sharding, out);
 }
-static void add_output(sheet *s, mth__value *v, const char *row, const char *how) {
+static void add_output(sheet *s, mth__value *value, const char *row, const char *how) {
     PUSH(s->arena, s->graph->output,
-        ((mth__output){.name = mth__format(s->arena, "out%zu", s->of.n), .value = v, .leaves.on = v->sharding.on}));
+        ((mth__output){
+            .name = mth__format(s->arena, "out%zu", s->of.n), .value = value, .leaves.on = value->sharding.on}));
     PUSH(s->arena, s->of, (origin){row, how});
 }
 
@@ -99,23 +100,23 @@ static const double *draw_values(mth__arena *arena, char kind, mth__shape shape,
 }
 /* The same value with NaN, or ids of no meaning, in the padding of its parts: that of inputs is zeros, where x * c / c
  * is not x. */
-static mth_status spoil_padding(sheet *s, mth__value **v) {
-    const mth__shape shape = (*v)->shape;
-    const mth_dtype dtype = (*v)->dtype;
+static mth_status spoil_padding(sheet *s, mth__value **value) {
+    const mth__shape shape = (*value)->shape;
+    const mth_dtype dtype = (*value)->dtype;
     double *c = NEW_ARRAY(s->arena, double, mth__shape_size(shape)), junk = (double)(int64_t[]){0, 1, 77}[draw(0, 2)];
     for (int64_t i = 0; i < mth__shape_size(shape); i++) c[i] = draw(0, 1) ? 2 : 0.5;
-    mth__value *power = add_input(s, MTH_FLOAT32, shape, &(*v)->sharding, c), *is;
+    mth__value *power = add_input(s, MTH_FLOAT32, shape, &(*value)->sharding, c), *is;
     if (dtype == MTH_FLOAT32) {
-        TRY(add_node2(s, MTH__ROW_mul, *v, power, v));
-        return add_node2(s, MTH__ROW_div, *v, power, v);
+        TRY(add_node2(s, MTH__ROW_mul, *value, power, value));
+        return add_node2(s, MTH__ROW_div, *value, power, value);
     }
     if (!s->zero)
         s->zero = add_input(s, MTH_FLOAT32, (mth__shape){0}, &(mth__sharding){.on = s->all}, NEW(s->arena, double));
     TRY(add_node2(s, MTH__ROW_equal, power, s->zero, &is));
     TRY(add_node1(s, MTH__ROW_scale, (mth__attrs){.by = junk}, is, &is));
-    TRY(add_node1(s, MTH__ROW_cast, (mth__attrs){.dtype = MTH_FLOAT32}, *v, v));
-    TRY(add_node2(s, MTH__ROW_add, *v, is, v));
-    return add_node1(s, MTH__ROW_cast, (mth__attrs){.dtype = dtype}, *v, v);
+    TRY(add_node1(s, MTH__ROW_cast, (mth__attrs){.dtype = MTH_FLOAT32}, *value, value));
+    TRY(add_node2(s, MTH__ROW_add, *value, is, value));
+    return add_node1(s, MTH__ROW_cast, (mth__attrs){.dtype = dtype}, *value, value);
 }
 
 /* ---------------------------------------------------------------- examples */
@@ -156,41 +157,42 @@ static struct {
 } seen[MTH__ROW_COUNT];
 
 static const char *how_text(sheet *s, const drawn *d, mth__value *const *in) {
-    mth__text t = mth__text_new(s->arena);
-    mth__text_add(&t, "%s", d->x->shapes ? d->x->shapes : "");
+    mth__text text = mth__text_new(s->arena);
+    mth__text_add(&text, "%s", d->x->shapes ? d->x->shapes : "");
     for (int j = 0; j < d->node.nin; j++)
-        mth__text_add(&t, " %s%s", mth__shape_text(s->arena, in[j]->shape),
+        mth__text_add(&text, " %s%s", mth__shape_text(s->arena, in[j]->shape),
             mth__sharding_text(s->arena, &in[j]->sharding, in[j]->shape.rank));
-    return t.at;
+    return text.at;
 }
-static void lay_out(const drawn *d, const mth__assignment *a, const mth__node *n) {
-    for (int k = 0; k < n->nout; k++) {
-        mth__sharding *to = &n->out[k]->sharding;
-        *to = mth__assigned(&d->rule, d->rule.out[k], d->rule.out_unit[k], a, n->out[k]->shape, n->on);
-        to->partial = (uint8_t)mth__partial_of(&d->rule, n, k, a, &to->reduce);
+static void lay_out(const drawn *d, const mth__assignment *assignment, const mth__node *node) {
+    for (int k = 0; k < node->nout; k++) {
+        mth__sharding *to = &node->out[k]->sharding;
+        *to = mth__assigned(&d->rule, d->rule.out[k], d->rule.out_unit[k], assignment, node->out[k]->shape, node->on);
+        to->partial = (uint8_t)mth__partial_of(&d->rule, node, k, assignment, &to->reduce);
     }
 }
 /* Each result that may be added to a sum is, to that of an equal node: out[k] becomes the sum. */
-static mth_status add_sums(sheet *s, const drawn *d, const mth__assignment *a, mth__value **out) {
-    const mth__node *n = out[0]->node;
+static mth_status add_sums(sheet *s, const drawn *d, const mth__assignment *assignment, mth__value **out) {
+    const mth__node *node = out[0]->node;
     mth__value *first[MTH__MAX_OUT];
-    if (!n->op->accumulates || !mth__is_float(out[0]->dtype)) return NULL;
-    TRY(add_node(s, n->op->row, &n->attrs, n->nin, n->in, &(mth__sharding){.on = s->all}, first));
-    lay_out(d, a, first[0]->node);
+    if (!node->op->accumulates || !mth__is_float(out[0]->dtype)) return NULL;
+    TRY(add_node(s, node->op->row, &node->attrs, node->nin, node->in, &(mth__sharding){.on = s->all}, first));
+    lay_out(d, assignment, first[0]->node);
     s->b.label.phase = MTH__BACKWARD;
-    for (int k = 0; k < n->nout; k++)
-        if (n->op->accumulates >> k & 1) TRY(add_node2(s, MTH__ROW_add, out[k], first[k], &out[k]));
+    for (int k = 0; k < node->nout; k++)
+        if (node->op->accumulates >> k & 1) TRY(add_node2(s, MTH__ROW_add, out[k], first[k], &out[k]));
     s->b.label.phase = MTH__FORWARD;
     return NULL;
 }
 /* The example with each factor split by the axes that `a` says. */
-static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a) {
+static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *assignment) {
     mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
     mth__sharding sharding[MTH__MAX_IN];
     const double *rows = NULL;
     bool split = false, padded = false;
     for (int j = 0; j < d->node.nin; j++) {
-        sharding[j] = mth__assigned(&d->rule, d->rule.in[j], d->rule.in_unit[j], a, d->node.in[j]->shape, s->all);
+        sharding[j] =
+            mth__assigned(&d->rule, d->rule.in[j], d->rule.in_unit[j], assignment, d->node.in[j]->shape, s->all);
         if (d->x->kinds[j] != 'w') continue;
         mth__sharding blocks = sharding[j];
         /* gathered from devices */
@@ -207,11 +209,11 @@ static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a
         TRY(spoil_padding(s, &in[j]));
     }
     TRY(add_node(s, d->x->row, &d->node.attrs, d->node.nin, in, &(mth__sharding){.on = s->all}, out));
-    const mth__node *n = out[0]->node;
+    const mth__node *node = out[0]->node;
     const char *how = how_text(s, d, in);
-    lay_out(d, a, n);
-    if (seen[d->x->row].examples++ % 2 == 0) TRY(add_sums(s, d, a, out));
-    for (int k = 0; k < n->nout; k++) {
+    lay_out(d, assignment, node);
+    if (seen[d->x->row].examples++ % 2 == 0) TRY(add_sums(s, d, assignment, out));
+    for (int k = 0; k < node->nout; k++) {
         mth__sharding *to = &out[k]->sharding;
         split |= mth__sharding_axes(to, out[k]->shape.rank) != 0;
         padded |= !mth__sharding_even(out[k]->shape, to);
@@ -220,9 +222,9 @@ static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a
         whole.partial = whole.reduce = 0;
         if (to->partial)
             TRY(add_node(s, MTH__ROW_all_reduce, &(mth__attrs){.axes = to->partial}, 1, &out[k], &whole, &leaves));
-        else if ((n->op->flags & MTH__ALIAS) && draw(0, 1))
+        else if ((node->op->flags & MTH__ALIAS) && draw(0, 1))
             TRY(add_node1(s, MTH__ROW_copy, (mth__attrs){0}, out[k], &leaves));
-        add_output(s, leaves, n->op->name, how);
+        add_output(s, leaves, node->op->name, how);
     }
     seen[d->x->row].ran = true;
     seen[d->x->row].split |= split;
@@ -246,10 +248,10 @@ static bool may_split(drawn *d, int f) {
     if (may && d->rule.factor[f].size > 1) seen[d->x->row].may_split = true;
     return may;
 }
-static void split_factor(mth__assignment *a, int f, int axis, bool dealt) {
-    mth__split *s = &a->of[f];
-    s->axis[s->naxes++] = (int8_t)axis;
-    s->cyclic = dealt;
+static void split_factor(mth__assignment *assignment, int f, int axis, bool dealt) {
+    mth__split *split = &assignment->of[f];
+    split->axis[split->naxes++] = (int8_t)axis;
+    split->cyclic = dealt;
 }
 /* Whole, and each factor split on one of the meshes of one axis; on that of two axes two factors, or one twice. */
 static const struct {
@@ -271,9 +273,9 @@ static mth_status add_on_line(sheet *s, int m, int x) {
         /* both in blocks and dealt */
         const bool expert = d.x->row >= MTH__ROW_moe_route && d.rule.factor[f].letter == 'e';
         for (int dealt = !expert && may_deal(&d, f) && draw(0, 2) == 0; dealt < 2; dealt++) {
-            mth__assignment a = {0};
-            split_factor(&a, f, 0, dealt);
-            TRY(add_example(s, &d, &a));
+            mth__assignment assignment = {0};
+            split_factor(&assignment, f, 0, dealt);
+            TRY(add_example(s, &d, &assignment));
             if (!expert) break;
         }
     }
@@ -281,13 +283,13 @@ static mth_status add_on_line(sheet *s, int m, int x) {
 }
 static mth_status add_on_grid(sheet *s, int x) {
     drawn d;
-    mth__assignment a = {0};
+    mth__assignment assignment = {0};
     TRY(draw_example(s->arena, &examples[x], &d));
     for (int axis = 0; axis < 2; axis++) {
         const int f = d.rule.n ? (int)draw(0, d.rule.n - 1) : 0;
-        if (may_split(&d, f)) split_factor(&a, f, axis, false);
+        if (may_split(&d, f)) split_factor(&assignment, f, axis, false);
     }
-    return add_example(s, &d, &a);
+    return add_example(s, &d, &assignment);
 }
 
 /* ---------------------------------------------------------------- both engines */
@@ -298,43 +300,45 @@ static mth_status open_engine(
     static const char *const level[] = {"xla_backend_optimization_level"};
     const mth_arg none = mth_int(0);
     mth_arg dim[MTH__AXES], *value;
-    for (int a = 0; a < mesh->naxes; a++) dim[a] = mth_int(mesh->dim[a]);
+    for (int axis = 0; axis < mesh->naxes; axis++) dim[axis] = mth_int(mesh->dim[axis]);
     const mth_option option[] = {
         {"device_mesh", mth_list((size_t)mesh->naxes, dim)}, {"compile_options", mth_dict(1, level, &none)}};
     TRY(mth__options_read(arena, "backend", vt->options, option, vt == &mth__engine_pjrt ? 2 : 1, &value));
     return vt->open(&(mth__engine_setup){mesh, vt->options, value, .distribute = &(mth__distribute_options){0}}, out);
 }
 /* Runs it twice on the same entries; the exits of the second. */
-static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth__program *p, mth__buffer **exit) {
-    const int devices = p->mesh->count;
+static mth_status run_on(
+    const sheet *s, const mth__engine_vtable *vt, const mth__program *program, mth__buffer **exit) {
+    const int devices = program->mesh->count;
     mth__engine *engine;
-    mth__executable *x;
-    const mth__offsets offset = mth__buffer_offsets(s->arena, p);
-    const int64_t *first = offset.entry, entries = first[p->entry.n], exits = offset.exit[p->exit.n];
+    mth__executable *executable;
+    const mth__offsets offset = mth__buffer_offsets(s->arena, program);
+    const int64_t *first = offset.entry, entries = first[program->entry.n], exits = offset.exit[program->exit.n];
     mth__buffer **entry = NEW_ARRAY(s->arena, mth__buffer *, entries);
-    TRY(open_engine(s->arena, vt, p->mesh, &engine));
-    TRY(vt->load(engine, p, NULL, &x));
-    for (size_t e = 0; e < p->entry.n; e++)
+    TRY(open_engine(s->arena, vt, program->mesh, &engine));
+    TRY(vt->load(engine, program, NULL, &executable));
+    for (size_t entry_number = 0; entry_number < program->entry.n; entry_number++)
         for (int d = 0; d < devices; d++) {
-            const mth__entry *is = &p->entry.at[e];
+            const mth__entry *is = &program->entry.at[entry_number];
             if (is->sharding.on->rank_of[d] < 0) continue;
             const held here = held_by(is->shape, &is->sharding, d);
             const int64_t n = mth__shape_size(here.local);
-            mth__buffer **b = &entry[first[e] + is->sharding.on->rank_of[d]];
-            TRY(vt->memory.new(engine, d, n * (int64_t)mth_dtype_size(is->dtype), b));
+            mth__buffer **buffer = &entry[first[entry_number] + is->sharding.on->rank_of[d]];
+            TRY(vt->memory.new(engine, d, n * (int64_t)mth_dtype_size(is->dtype), buffer));
             for (int64_t i = 0; i < n; i++)
-                element_put_real(is->dtype, vt->memory.host(*b), i, s->data.at[e][index_in_whole(&here, i)]);
+                element_put_real(
+                    is->dtype, vt->memory.host(*buffer), i, s->data.at[entry_number][index_in_whole(&here, i)]);
         }
     for (int again = 0; again < 2; again++) {
         for (int64_t i = 0; i < exits; i++) {
             if (exit[i]) vt->memory.release(exit[i]);
             exit[i] = NULL;
         }
-        TRY(vt->run(x, entry, exit, NULL));
+        TRY(vt->run(executable, entry, exit, NULL));
     }
     for (int64_t i = 0; i < entries; i++)
         if (entry[i]) vt->memory.release(entry[i]);
-    vt->unload(x);
+    vt->unload(executable);
     vt->close(engine);
     return NULL;
 }
@@ -342,8 +346,9 @@ static bool near(double got, double want) {
     if (isnan(want)) return isnan(got);
     return got == want || fabs(got - want) <= 2e-5 * (1 + fabs(want));
 }
-static void compare_exit(const sheet *s, const mth__program *p, size_t e, int d, mth__buffer *got, mth__buffer *want) {
-    const mth__exit *is = &p->exit.at[e];
+static void compare_exit(
+    const sheet *s, const mth__program *program, size_t e, int d, mth__buffer *got, mth__buffer *want) {
+    const mth__exit *is = &program->exit.at[e];
     CHECK(got && want);
     if (!got || !want) return;
     const held here = held_by(is->shape, &is->sharding, d);
@@ -361,22 +366,23 @@ static void compare_exit(const sheet *s, const mth__program *p, size_t e, int d,
     }
 }
 static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
-    mth__program *p;
+    mth__program *program;
     TRY(mth__graph_check(s->graph));
     TRY(mth__accumulate(s->graph));
     TRY(mth__graph_check(s->graph));
     for (size_t i = 0; i < s->graph->node.n; i++)
         seen[s->graph->node.at[i]->op->row].accumulated += s->graph->node.at[i]->accumulates;
-    TRY(mth__emit(s->arena, s->graph, options, &p));
-    TRY(mth__emit_memory(p, 0));
-    TRY(mth__program_verify(p));
-    const int64_t *first = mth__buffer_offsets(s->arena, p).exit, exits = first[p->exit.n];
+    TRY(mth__emit(s->arena, s->graph, options, &program));
+    TRY(mth__emit_memory(program, 0));
+    TRY(mth__program_verify(program));
+    const int64_t *first = mth__buffer_offsets(s->arena, program).exit, exits = first[program->exit.n];
     mth__buffer **got = NEW_ARRAY(s->arena, mth__buffer *, exits), **want = NEW_ARRAY(s->arena, mth__buffer *, exits);
-    TRY(run_on(s, &mth__engine_reference, p, want));
-    TRY(run_on(s, &mth__engine_pjrt, p, got));
-    for (size_t e = 0; e < p->exit.n; e++)
-        for (int64_t i = first[e]; i < first[e + 1]; i++)
-            compare_exit(s, p, e, p->exit.at[e].sharding.on->device[i - first[e]], got[i], want[i]);
+    TRY(run_on(s, &mth__engine_reference, program, want));
+    TRY(run_on(s, &mth__engine_pjrt, program, got));
+    for (size_t exit_number = 0; exit_number < program->exit.n; exit_number++)
+        for (int64_t i = first[exit_number]; i < first[exit_number + 1]; i++)
+            compare_exit(s, program, exit_number,
+                program->exit.at[exit_number].sharding.on->device[i - first[exit_number]], got[i], want[i]);
     for (int64_t i = 0; i < exits; i++) {
         if (got[i]) mth__engine_pjrt.memory.release(got[i]);
         if (want[i]) mth__engine_reference.memory.release(want[i]);
@@ -450,17 +456,17 @@ static const mth__placement *draw_placement(const sheet *s) {
 /* Each axis splits a dimension, or none; with `partial` (bits) not those. Of one axis the elements may be dealt, or
  * come in grains. */
 static mth__sharding draw_sharding(const mth__placement *on, mth__shape shape, uint8_t partial) {
-    mth__sharding s = {.on = on, .partial = partial};
+    mth__sharding sharding = {.on = on, .partial = partial};
     const int first = (int)draw(0, 1);
     for (int i = 0; i < on->naxes; i++) {
         const int axis = (i + first) % on->naxes, d = (int)draw(-1, shape.rank - 1);
         if (d < 0 || (partial >> axis & 1)) continue;
-        s.dim[d].axis[s.dim[d].naxes++] = (int8_t)axis;
-        s.dim[d].cyclic = on->naxes == 1 && draw(0, 5) == 0;
-        s.dim[d].grain = !s.dim[d].cyclic && draw(0, 3) == 0 ? 2 : 1;
+        sharding.dim[d].axis[sharding.dim[d].naxes++] = (int8_t)axis;
+        sharding.dim[d].cyclic = on->naxes == 1 && draw(0, 5) == 0;
+        sharding.dim[d].grain = !sharding.dim[d].cyclic && draw(0, 3) == 0 ? 2 : 1;
     }
-    mth__sharding_canonical(&s, shape);
-    return s;
+    mth__sharding_canonical(&sharding, shape);
+    return sharding;
 }
 /* x, perhaps a partial sum or maximum, is wanted elsewhere. */
 static mth_status add_pair(sheet *s) {
@@ -475,8 +481,8 @@ static mth_status add_pair(sheet *s) {
         wide.dim[d + 1] = shape.dim[d];
         terms.dim[d + 1] = from.dim[d];
     }
-    for (int a = 0; a < on->naxes; a++)
-        if (partial >> a & 1) terms.dim[0].axis[terms.dim[0].naxes++] = (int8_t)a;
+    for (int axis = 0; axis < on->naxes; axis++)
+        if (partial >> axis & 1) terms.dim[0].axis[terms.dim[0].naxes++] = (int8_t)axis;
     mth__sharding_canonical(&terms, wide);
     mth__value *x = add_input(s, MTH_FLOAT32, wide, &terms, draw_values(s->arena, 'r', wide, NULL)), *y;
     if (!mth__sharding_even(wide, &terms)) TRY(spoil_padding(s, &x));

@@ -27,13 +27,13 @@ static int attend(const char *file, int line, attention a, bool grad) {
     test_case f = {ROW(attention), .attrs = {.causal = a.causal, .scale = scale}, .nin = 3 + (a.mask != 0),
         .in = {q, k, v, mask}, OUT(o, most, sum), .tolerance = 5e-6};
     if (!grad) return check_at(file, line, f);
-    mth__ref_call c = {.op = mth__op_at(MTH__ROW_attention),
+    mth__ref_call call = {.op = mth__op_at(MTH__ROW_attention),
         .attrs = &f.attrs,
         .nin = f.nin,
         .nout = 3,
         .in = {ref_value(&q), ref_value(&k), ref_value(&v), ref_value(&mask)},
         .out = {ref_value(&o), ref_value(&most), ref_value(&sum)}};
-    CHECK_STATUS(mth__ref_rows[MTH__ROW_attention](&c));
+    CHECK_STATUS(mth__ref_rows[MTH__ROW_attention](&call));
     for (int64_t i = 0; i < o.n; i++) set(&o, i, known(&o, i));
     for (int64_t i = 0; i < most.n; i++) {
         set(&most, i, known(&most, i));

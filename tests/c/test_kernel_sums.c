@@ -66,7 +66,7 @@ TEST(devices_are_summed_in_float32) {
             const int sources = (int)terms[i];
             tensor x = full(halves[h], term[i], SHAPE(N * STEP)), y = blank(halves[h], SHAPE(N * STEP));
             void **src = mth__malloc((size_t)sources * sizeof *src), *dst = y.o.data;
-            for (int s = 0; s < sources; s++) src[s] = x.o.data;
+            for (int source = 0; source < sources; source++) src[source] = x.o.data;
             mth__kernels_open();
             mth__reduce_to_all(MTH__BOX_ADD, halves[h], N, sources, (const void *const *)src, 1, &dst, N);
             for (int64_t k = 0; k < N; k++) CHECK(get(&y, k) == sum[i]);

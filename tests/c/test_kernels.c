@@ -5,8 +5,10 @@
 /* ---- the elementary functions, over their ranges, in each instruction set: errors in units of the last place of the
  * exact value */
 static double libm_sigmoid(double x) { return 1 / (1 + exp(-x)); }
-static void apply(mth__elementwise *f, int64_t n, const float *x, float *y) { f(n, &x, (const int[]){1}, &y, NULL); }
-static double worst_ulp(mth__elementwise *f, double (*exact)(double), float from, float to) {
+static void apply(mth__elementwise *elementwise, int64_t n, const float *x, float *y) {
+    elementwise(n, &x, (const int[]){1}, &y, NULL);
+}
+static double worst_ulp(mth__elementwise *elementwise, double (*exact)(double), float from, float to) {
     enum { N = 1024 };
     float x[N], y[N];
     double worst = 0;
@@ -15,7 +17,7 @@ static double worst_ulp(mth__elementwise *f, double (*exact)(double), float from
         x[n++] = v;
         const bool end = v >= to;
         if (n == N || end) {
-            apply(f, n, x, y);
+            apply(elementwise, n, x, y);
             for (int i = 0; i < n; i++) {
                 const double want = exact(x[i]), ulp = fmax(ldexp(1, ilogb(want == 0 ? 1e-40 : want) - 23), 0x1p-149),
                              got = isinf(y[i]) ? (y[i] > 0 ? 0x1p128 : -0x1p128) : y[i];
@@ -49,43 +51,44 @@ TEST(accuracy) {
     } f[] = {{MTH__ROW_exp, exp, -103.9f, 88.72f, 1.5}, {MTH__ROW_log, log, 1e-44f, 3.4e38f, 1.5},
         {MTH__ROW_tanh, tanh, -20, 20, 2}, {MTH__ROW_sigmoid, libm_sigmoid, -87, 100, 3},
         {MTH__ROW_sqrt, sqrt, 0, 3e38f, 0.51}, {-1, erf, -10, 10, 2}};
-    const mth__vector *v;
-    for (int i = 0; (v = mth__vector_variant(i)); i++)
+    const mth__vector *vector;
+    for (int i = 0; (vector = mth__vector_variant(i)); i++)
         for (size_t k = 0; k < sizeof f / sizeof *f; k++) {
             const double worst =
-                worst_ulp(f[k].row < 0 ? v->erf : v->elementwise[f[k].row], f[k].exact, f[k].from, f[k].to);
+                worst_ulp(f[k].row < 0 ? vector->erf : vector->elementwise[f[k].row], f[k].exact, f[k].from, f[k].to);
             if (worst > f[k].most || getenv("MTH_SHOW"))
-                printf("  %s %s: %.3f ulp\n", v->name, f[k].row < 0 ? "erf" : mth__op_at(f[k].row)->name, worst);
+                printf("  %s %s: %.3f ulp\n", vector->name, f[k].row < 0 ? "erf" : mth__op_at(f[k].row)->name, worst);
             CHECK(worst <= f[k].most);
         }
 }
 TEST(special_values) {
-    const mth__vector *v;
+    const mth__vector *vector;
     const float x[] = {NAN, INFINITY, -INFINITY, 0, -0.0f, 200, -200, 1e-45f};
     float y[8];
-    for (int i = 0; (v = mth__vector_variant(i)); i++) {
-        apply(v->elementwise[MTH__ROW_exp], 8, x, y);
+    for (int i = 0; (vector = mth__vector_variant(i)); i++) {
+        apply(vector->elementwise[MTH__ROW_exp], 8, x, y);
         CHECK(
             isnan(y[0]) && isinf(y[1]) && y[2] == 0 && y[3] == 1 && y[4] == 1 && isinf(y[5]) && y[6] == 0 && y[7] == 1);
-        apply(v->elementwise[MTH__ROW_log], 8, x, y);
+        apply(vector->elementwise[MTH__ROW_log], 8, x, y);
         CHECK(isnan(y[0]) && y[1] == INFINITY && isnan(y[2]) && y[3] == -INFINITY && y[4] == -INFINITY && isnan(y[6]) &&
             fabsf(y[7] + 103.27893f) < 1e-4f);
-        apply(v->elementwise[MTH__ROW_tanh], 8, x, y);
+        apply(vector->elementwise[MTH__ROW_tanh], 8, x, y);
         CHECK(isnan(y[0]) && y[1] == 1 && y[2] == -1 && y[3] == 0 && signbit(y[4]) && y[5] == 1 && y[6] == -1);
-        apply(v->erf, 8, x, y);
+        apply(vector->erf, 8, x, y);
         CHECK(isnan(y[0]) && y[1] == 1 && y[2] == -1 && y[3] == 0 && y[5] == 1 && y[6] == -1);
-        apply(v->elementwise[MTH__ROW_sigmoid], 8, x, y);
+        apply(vector->elementwise[MTH__ROW_sigmoid], 8, x, y);
         CHECK(isnan(y[0]) && y[1] == 1 && y[2] == 0 && y[3] == 0.5f && y[5] == 1 && y[6] == 0);
-        apply(v->elementwise[MTH__ROW_relu], 8, x, y);
+        apply(vector->elementwise[MTH__ROW_relu], 8, x, y);
         CHECK(isnan(y[0]) && y[1] == INFINITY && y[2] == 0 && y[5] == 200 && y[6] == 0);
-        v->elementwise[MTH__ROW_maximum](
+        vector->elementwise[MTH__ROW_maximum](
             8, (const float *const[]){x, x + 5}, (const int[]){1, 0}, (float *const[]){y}, NULL);
         CHECK(isnan(y[0]) && y[1] == INFINITY && y[2] == 200 && y[6] == 200);
-        CHECK(isnan(v->max(8, x)) && v->max(0, x) == -INFINITY && v->max(3, x + 3) == 200 && v->sum(0, x) == 0);
+        CHECK(isnan(vector->max(8, x)) && vector->max(0, x) == -INFINITY && vector->max(3, x + 3) == 200 &&
+            vector->sum(0, x) == 0);
     }
 }
 TEST(vector_variants) { /* lengths around the lanes, against plain loops */
-    const mth__vector *v;
+    const mth__vector *vector;
     enum { N = 70 };
     _Alignas(64) float a[N], b[N], y[N], s[N], c[N];
     double f[N];
@@ -94,7 +97,7 @@ TEST(vector_variants) { /* lengths around the lanes, against plain loops */
         b[i] = (float)normal();
         f[i] = pow(10000, -i / 35.0);
     }
-    for (int i = 0; (v = mth__vector_variant(i)); i++)
+    for (int i = 0; (vector = mth__vector_variant(i)); i++)
         for (int n = 0; n < N; n++) {
             double sum = 0, dot = 0, most = -INFINITY;
             for (int k = 0; k < n; k++) {
@@ -102,14 +105,14 @@ TEST(vector_variants) { /* lengths around the lanes, against plain loops */
                 dot += (double)a[k] * b[k];
                 most = fmax(most, a[k]);
             }
-            CHECK(
-                fabs(v->sum(n, a) - sum) < 1e-5 && fabs(v->dot(n, a, b) - dot) < 1e-5 && (double)v->max(n, a) == most);
+            CHECK(fabs(vector->sum(n, a) - sum) < 1e-5 && fabs(vector->dot(n, a, b) - dot) < 1e-5 &&
+                (double)vector->max(n, a) == most);
             memcpy(y, b, sizeof y);
-            v->axpy(n, 0.5f, a, y);
+            vector->axpy(n, 0.5f, a, y);
             for (int k = 0; k < N; k++) CHECK(fabs(y[k] - (k < n ? b[k] + 0.5 * a[k] : b[k])) < 1e-6);
             for (int p = -3; p < 3; p++) {
                 const double position = p * 70001.0 + (p == 2) * 1e8;
-                v->sincos(n, position, f, s, c);
+                vector->sincos(n, position, f, s, c);
                 for (int k = 0; k < n; k++)
                     CHECK(fabs(s[k] - sin(position * f[k])) < 1e-7 && fabs(c[k] - cos(position * f[k])) < 1e-7);
             }
@@ -117,7 +120,7 @@ TEST(vector_variants) { /* lengths around the lanes, against plain loops */
             float *dst[2] = {y, s};
             for (int past = 0; past < 2; past++) {
                 memset(y, 0, sizeof y);
-                v->reduce_all(n, 2, src, 2, dst, past);
+                vector->reduce_all(n, 2, src, 2, dst, past);
                 for (int k = 0; k < n; k++) CHECK(y[k] == a[k] + b[k] && s[k] == y[k]);
                 CHECK(n == N || y[n] == 0);
             }

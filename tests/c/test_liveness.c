@@ -13,8 +13,8 @@ static mth_status beside_slabs(void *argument) {
     mth__program *program;
     TRY(mth__emit(arena, graph, &options, &program));
     TRY(mth__emit_memory(program, 0));
-    for (size_t r = 0; r < program->role.n; r++) {
-        const mth__role *role = &program->role.at[r];
+    for (size_t role_number = 0; role_number < program->role.n; role_number++) {
+        const mth__role *role = &program->role.at[role_number];
         int at;
         const double peak = (double)mth__live_peak(graph, role->device[0], options.views, &at);
         const double slab = (double)role->slab[MTH__DEVICE];
@@ -44,12 +44,12 @@ static mth_status two_results(void *argument) {
     mth__graph *graph = mth__graph_new(arena, MESH(arena, 1));
     mth__builder builder = {.graph = graph, .label = mth__label_outside("example", MTH__FORWARD)};
     const mth__placement *on = mth__place_whole(graph->mesh);
-    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", (mth__shape){2, {16, 16}}, on, NULL), *operand[3], *d[2];
+    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", (mth__shape){2, {16, 16}}, on, NULL), *operand[3], *value[2];
     static const char *const made_by[] = {"exp", "square", "sigmoid"};
     for (int j = 0; j < 3; j++) operand[j] = node1(&builder, made_by[j], NULL, x, on, NULL, 0);
-    TRY(mth__build(&builder, MTH__ROW_mul_grad, NULL, 3, operand, d));
-    for (int k = 0; k < 2; k++) d[k]->sharding = split_by(on, d[k]->shape, NULL);
-    output(graph, "y", contract(&builder, "bi,bi->b", d[0], d[1], on, NULL, 0));
+    TRY(mth__build(&builder, MTH__ROW_mul_grad, NULL, 3, operand, value));
+    for (int k = 0; k < 2; k++) value[k]->sharding = split_by(on, value[k]->shape, NULL);
+    output(graph, "y", contract(&builder, "bi,bi->b", value[0], value[1], on, NULL, 0));
     mth__program *program;
     TRY(mth__emit(arena, graph, &(mth__emit_options){.views = true}, &program));
     TRY(mth__emit_memory(program, 0));

@@ -9,49 +9,52 @@
 #define GOOD "flops float32 50e9\nmemory_rate 10e9\nkernel_latency 0\nlink_rate 5e9\nlink_latency 20e-6\n"
 
 static mth__machine *parsed(const char *text) {
-    mth__machine *m = NULL;
-    CHECK_STATUS(mth__machine_parse(a, "mine.txt", text, &m));
-    return m;
+    mth__machine *machine = NULL;
+    CHECK_STATUS(mth__machine_parse(arena, "mine.txt", text, &machine));
+    return machine;
 }
 
 GUARDED(figures_are_those_of_the_file) {
-    mth__machine *m = parsed("# a comment\n"
-                             "flops bfloat16 300e9   # behind\n"
-                             "\tflops float32 1.5e11\r\n"
-                             "memory_rate 2e9\nkernel_latency 1e-6\n\nlink_rate 8e9 4e9\nlink_latency 1e-6 2e-6 3e-6\n"
-                             "device_memory 16e9\ncores 4");
-    CHECK(!strcmp(m->name, "mine.txt"));
-    CHECK(m->flops[MTH_FLOAT32] == 1.5e11 && m->flops[MTH_BFLOAT16] == 300e9);
-    CHECK(m->flops[MTH_FLOAT64] == 1.5e11 && m->flops[MTH_INT32] == 1.5e11); /* without a line of their own */
-    CHECK(m->memory_rate == 2e9 && m->kernel_latency == 1e-6 && m->device_memory == 16e9 && m->cores == 4);
-    CHECK(m->link_rate[0] == 8e9 && m->link_rate[1] == 4e9 && m->link_rate[3] == 4e9);
-    CHECK(m->link_latency[1] == 2e-6 && m->link_latency[3] == 3e-6);
-    mth__text t = mth__text_new(a);
-    mth__machine_print(&t, m);
-    mth__machine *again = parsed(t.at);
-    again->name = m->name;
-    CHECK(!memcmp(m, again, sizeof *m));
+    mth__machine *machine =
+        parsed("# a comment\n"
+               "flops bfloat16 300e9   # behind\n"
+               "\tflops float32 1.5e11\r\n"
+               "memory_rate 2e9\nkernel_latency 1e-6\n\nlink_rate 8e9 4e9\nlink_latency 1e-6 2e-6 3e-6\n"
+               "device_memory 16e9\ncores 4");
+    CHECK(!strcmp(machine->name, "mine.txt"));
+    CHECK(machine->flops[MTH_FLOAT32] == 1.5e11 && machine->flops[MTH_BFLOAT16] == 300e9);
+    CHECK(
+        machine->flops[MTH_FLOAT64] == 1.5e11 && machine->flops[MTH_INT32] == 1.5e11); /* without a line of their own */
+    CHECK(machine->memory_rate == 2e9 && machine->kernel_latency == 1e-6 && machine->device_memory == 16e9 &&
+        machine->cores == 4);
+    CHECK(machine->link_rate[0] == 8e9 && machine->link_rate[1] == 4e9 && machine->link_rate[3] == 4e9);
+    CHECK(machine->link_latency[1] == 2e-6 && machine->link_latency[3] == 3e-6);
+    mth__text text = mth__text_new(arena);
+    mth__machine_print(&text, machine);
+    mth__machine *again = parsed(text.at);
+    again->name = machine->name;
+    CHECK(!memcmp(machine, again, sizeof *machine));
 }
 
 GUARDED(devices_of_one_machine_share_it) {
-    mth__machine *m = parsed(GOOD "device_memory 64e9\ncores 4\n");
-    m->kernel_latency = 1e-6;
-    mth__device_model eight = mth__device_model_of(m, 2, 8), two = mth__device_model_of(m, 1, 2);
+    mth__machine *machine = parsed(GOOD "device_memory 64e9\ncores 4\n");
+    machine->kernel_latency = 1e-6;
+    mth__device_model eight = mth__device_model_of(machine, 2, 8), two = mth__device_model_of(machine, 1, 2);
     CHECK(eight.flops[MTH_FLOAT32] == 50e9 / 8 && eight.memory_rate == 10e9 / 8 && eight.link_rate[1] == 5e9 / 8);
     CHECK(eight.device_memory == (int64_t)8e9 && eight.kernel_latency == 2e-6);
     CHECK(two.flops[MTH_FLOAT32] == 25e9 && two.kernel_latency == 1e-6); /* cores that nobody else wants are free */
-    m->cores = 0;
-    CHECK(mth__device_model_of(m, 1, 8).flops[MTH_FLOAT32] == 50e9);
+    machine->cores = 0;
+    CHECK(mth__device_model_of(machine, 1, 8).flops[MTH_FLOAT32] == 50e9);
 }
 
 /* The flops of a node are those of a device in the dtype that the node reads. */
 GUARDED(nodes_compute_in_the_dtype_of_their_operands) {
-    mth__mesh *mesh = MESH(a, 1);
+    mth__mesh *mesh = MESH(arena, 1);
     mth__mesh_use(mesh,
         parsed("flops float32 1e9\nflops bfloat16 4e9\nmemory_rate 1e9\nkernel_latency 0\nlink_rate 1e9\n"
                "link_latency 0\n"));
     const mth__placement *on = mth__place_whole(mesh);
-    mth__graph *graph = mth__graph_new(a, mesh);
+    mth__graph *graph = mth__graph_new(arena, mesh);
     mth__builder b = builder(graph);
     mth__value *x = source(graph, MTH__VALUE_INPUT, "x", SHAPE(64, 32), on, NULL);
     mth__value *half = node1(&b, "cast", &(mth__attrs){.dtype = MTH_BFLOAT16}, x, on, NULL, 0);
@@ -68,20 +71,20 @@ GUARDED(nodes_compute_in_the_dtype_of_their_operands) {
 
 /* The last axis of the mesh is the innermost. */
 GUARDED(communication_costs_what_its_axis_does) {
-    mth__mesh *mesh = MESH(a, 2, 4);
+    mth__mesh *mesh = MESH(arena, 2, 4);
     mth__mesh_use(mesh,
         parsed("flops float32 1e12\nmemory_rate 1e12\nkernel_latency 0\n"
                "link_rate 8e9 1e9\nlink_latency 1e-6 5e-6\n"));
     const mth__placement *on = mth__place_whole(mesh);
     mth__shape shape = SHAPE(64, 32);
     const double bytes = 64 * 32 * 4;
-    mth__value v = {.shape = shape, .dtype = MTH_FLOAT32};
+    mth__value value = {.shape = shape, .dtype = MTH_FLOAT32};
     mth__sharding whole = {.on = on}, inner = split_by(on, shape, SPLIT(1, -1)),
                   outer = split_by(on, shape, SPLIT(0, -1));
-    CHECK(mth__cost_reshard(&v, &inner, &whole) == 1e-6 + 0.75 * bytes / 8e9);
-    CHECK(mth__cost_reshard(&v, &outer, &whole) == 5e-6 + 0.5 * bytes / 1e9);
-    v.dtype = MTH_BFLOAT16;
-    CHECK(mth__cost_reshard(&v, &outer, &whole) == 5e-6 + 0.5 * bytes / 2 / 1e9);
+    CHECK(mth__cost_reshard(&value, &inner, &whole) == 1e-6 + 0.75 * bytes / 8e9);
+    CHECK(mth__cost_reshard(&value, &outer, &whole) == 5e-6 + 0.5 * bytes / 1e9);
+    value.dtype = MTH_BFLOAT16;
+    CHECK(mth__cost_reshard(&value, &outer, &whole) == 5e-6 + 0.5 * bytes / 2 / 1e9);
 }
 
 /* Of the slowest link of the axes; figures of the nominal machine are whole numbers of bytes. */
@@ -105,7 +108,7 @@ GUARDED(latencies_are_counted_in_bytes) {
 /* Rows split over axes (0, 1), wanted over (1, 0): gathered and cut, or one transfer of boxes. The bytes decide, not
  * the elements: some values go one way in 4 bytes an element, the other in 8. */
 GUARDED(moves_are_priced_by_the_bytes_of_an_element) {
-    mth__mesh *mesh = MESH(a, 2, 2);
+    mth__mesh *mesh = MESH(arena, 2, 2);
     const mth__placement *on = mth__place_whole(mesh);
     int differ = 0;
     for (int64_t n = 64; n <= 1024; n += 8) {
@@ -130,19 +133,20 @@ GUARDED(moves_are_priced_by_the_bytes_of_an_element) {
 
 GUARDED(those_that_are_built_in_are_good) {
     const char *names[] = {"nominal", "v100", "a100", "h100", "tpu_v5p"};
-    mth__machine *m[5];
-    for (int i = 0; i < 5; i++) CHECK_STATUS(mth__machine_builtin(a, names[i], &m[i]));
-    CHECK(m[0]->flops[MTH_FLOAT32] == 50e9 && m[0]->memory_rate == 10e9 && m[0]->kernel_latency == 0);
-    CHECK(m[0]->link_rate[3] == 5e9 && m[0]->link_latency[0] == 20e-6 && !m[0]->cores && !m[0]->device_memory);
+    mth__machine *machine[5];
+    for (int i = 0; i < 5; i++) CHECK_STATUS(mth__machine_builtin(arena, names[i], &machine[i]));
+    CHECK(machine[0]->flops[MTH_FLOAT32] == 50e9 && machine[0]->memory_rate == 10e9 && machine[0]->kernel_latency == 0);
+    CHECK(machine[0]->link_rate[3] == 5e9 && machine[0]->link_latency[0] == 20e-6 && !machine[0]->cores &&
+        !machine[0]->device_memory);
     for (int i = 1; i < 4; i++) {
-        CHECK(m[i]->link_rate[0] > m[i]->link_rate[1] && m[i]->device_memory >= 32e9);
+        CHECK(machine[i]->link_rate[0] > machine[i]->link_rate[1] && machine[i]->device_memory >= 32e9);
         if (i == 1) continue;
-        CHECK(m[i]->memory_rate > m[i - 1]->memory_rate);
-        CHECK(m[i]->flops[MTH_BFLOAT16] > 3 * m[i - 1]->flops[MTH_BFLOAT16]);
+        CHECK(machine[i]->memory_rate > machine[i - 1]->memory_rate);
+        CHECK(machine[i]->flops[MTH_BFLOAT16] > 3 * machine[i - 1]->flops[MTH_BFLOAT16]);
     }
-    CHECK(m[4]->flops[MTH_BFLOAT16] == 459e12);
-    CHECK_FAILS(mth__machine_builtin(a, "h10", &m[0]), MTH_ERROR_VALUE, "h100");
-    CHECK_FAILS(mth__machine_builtin(a, "callibrate", &m[0]), MTH_ERROR_VALUE, "calibrate");
+    CHECK(machine[4]->flops[MTH_BFLOAT16] == 459e12);
+    CHECK_FAILS(mth__machine_builtin(arena, "h10", &machine[0]), MTH_ERROR_VALUE, "h100");
+    CHECK_FAILS(mth__machine_builtin(arena, "callibrate", &machine[0]), MTH_ERROR_VALUE, "calibrate");
 }
 
 GUARDED(what_is_wrong_is_named_with_its_line) {
@@ -172,16 +176,16 @@ GUARDED(what_is_wrong_is_named_with_its_line) {
         {"kernel_latency -0.1\n", "line 1", "kernel_latency"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        mth__machine *m;
-        mth_status s = mth__machine_parse(a, "mine.txt", bad[i].text, &m);
-        CHECK(s != NULL);
-        if (!s) continue;
-        const char *text = mth_error_get_message(s);
+        mth__machine *machine;
+        mth_status status = mth__machine_parse(arena, "mine.txt", bad[i].text, &machine);
+        CHECK(status != NULL);
+        if (!status) continue;
+        const char *text = mth_error_get_message(status);
         bool named = strstr(text, "mine.txt") && strstr(text, bad[i].line) && strstr(text, bad[i].names) &&
-            *mth_error_get_fix(s);
+            *mth_error_get_fix(status);
         if (!named) printf("%s\n", text);
         CHECK(named);
-        mth_error_free(s);
+        mth_error_free(status);
     }
 }
 
@@ -192,13 +196,13 @@ GUARDED(spoilt_files_are_refused) {
     int refused = 0;
     for (size_t at = 0; at < sizeof text - 1; at++)
         for (int byte = 1; byte < 256; byte += 5) {
-            mth__machine *m;
+            mth__machine *machine;
             memcpy(spoilt, text, sizeof text);
             spoilt[at] = (char)byte;
             if (byte == 251) spoilt[at] = 0;
-            mth_status s = mth__machine_parse(a, "spoilt", spoilt, &m);
-            refused += s != NULL;
-            mth_error_free(s);
+            mth_status status = mth__machine_parse(arena, "spoilt", spoilt, &machine);
+            refused += status != NULL;
+            mth_error_free(status);
         }
     CHECK(refused > 1000);
 }

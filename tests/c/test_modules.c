@@ -2,22 +2,22 @@
 #include "compose_kit.h"
 
 /* ---------------------------------------------------------------- modules */
-static mth_status expand_one(const char *type, const mth_option *o, size_t n, const mth__input_description *in,
+static mth_status expand_one(const char *type, const mth_option *option, size_t n, const mth__input_description *in,
     size_t count, void (*look)(mth__graph *)) {
-    mth_model *m;
+    mth_model *model;
     mth_wire wires[8];
-    TRY(mth_model_create(&m));
+    TRY(mth_model_create(&model));
     mth_module *module;
-    mth_status s = mth_module_create(type, o, n, &module);
-    if (!s) {
+    mth_status status = mth_module_create(type, option, n, &module);
+    if (!status) {
         bool several = strstr(mth_module_get_ports(module), "inputs*") != NULL;
         for (size_t i = 0; i < count; i++) wires[i] = (mth_wire){several ? "inputs" : in[i].name, in[i].name};
-        s = mth_model_add(m, module, wires, count, MTH_PLAIN);
+        status = mth_model_add(model, module, wires, count, MTH_PLAIN);
         mth_module_free(module);
     }
-    if (!s) s = expand_on(m, MESH(2, 2), in, count, look);
-    mth_model_free(m);
-    return s;
+    if (!status) status = expand_on(model, MESH(2, 2), in, count, look);
+    mth_model_free(model);
+    return status;
 }
 
 TEST(linear_takes_any_rank) {
@@ -28,10 +28,10 @@ TEST(linear_takes_any_rank) {
         MTH_ERROR_VALUE, "0 dimensions");
 }
 
-static void look_at_attention(mth__graph *g) {
-    CHECK(g->parameter.n == 8 && g->parameter.at[0]->sharding.dim[1].grain == 6 &&
-        g->parameter.at[2]->sharding.dim[1].grain == 3 && g->parameter.at[6]->sharding.dim[0].grain == 6);
-    list_parameters(g);
+static void look_at_attention(mth__graph *graph) {
+    CHECK(graph->parameter.n == 8 && graph->parameter.at[0]->sharding.dim[1].grain == 6 &&
+        graph->parameter.at[2]->sharding.dim[1].grain == 3 && graph->parameter.at[6]->sharding.dim[0].grain == 6);
+    list_parameters(graph);
 }
 
 TEST(attention) {
@@ -62,22 +62,22 @@ TEST(attention) {
         MTH_ERROR_VALUE, "no multiple");
 }
 
-static void look_at_experts(mth__graph *g) {
-    const mth__value *up = g->parameter.at[1];
+static void look_at_experts(mth__graph *graph) {
+    const mth__value *up = graph->parameter.at[1];
     CHECK(!strcmp(up->name, "moe_0.experts.up.weight") && up->pinned && up->sharding.dim[0].naxes == 2 &&
         !up->sharding.dim[0].cyclic);
-    list_parameters(g);
+    list_parameters(graph);
 }
-static void look_at_round_robin(mth__graph *g) {
-    const mth__value *up = g->parameter.at[1];
+static void look_at_round_robin(mth__graph *graph) {
+    const mth__value *up = graph->parameter.at[1];
     CHECK(up->sharding.dim[0].cyclic && up->sharding.dim[0].naxes == 1);
-    list_ops(g);
+    list_ops(graph);
 }
 
-static void look_at_split_experts(mth__graph *g) {
-    for (size_t i = 1; i < g->parameter.n; i++)
-        CHECK(g->parameter.at[i]->pinned && g->parameter.at[i]->sharding.dim[0].axis[0] == 1);
-    list_ops(g);
+static void look_at_split_experts(mth__graph *graph) {
+    for (size_t i = 1; i < graph->parameter.n; i++)
+        CHECK(graph->parameter.at[i]->pinned && graph->parameter.at[i]->sharding.dim[0].axis[0] == 1);
+    list_ops(graph);
 }
 
 TEST(gated_experts_split_by_a_spec) {
@@ -236,30 +236,31 @@ static mth_model *stage(const char *in, const char *hidden, const char *out) {
     relu(m, hidden, out);
     return m;
 }
-static mth_status try_pipeline(
-    mth_model *m, mth_model **stages, size_t n, const mth_option *more, size_t count, const mth_wire *w, size_t wires) {
+static mth_status try_pipeline(mth_model *model, mth_model **stages, size_t n, const mth_option *more, size_t count,
+    const mth_wire *wire, size_t wires) {
     mth_arg items[8];
-    mth_option o[8];
+    mth_option option[8];
     for (size_t i = 0; i < n; i++) items[i] = mth_submodel(stages[i]);
-    o[0] = (mth_option){"stages", mth_list(n, items)};
-    for (size_t i = 0; i < count; i++) o[i + 1] = more[i];
-    mth_status s = try_add(m, "Pipeline", o, count + 1, w, wires, MTH_PLAIN);
+    option[0] = (mth_option){"stages", mth_list(n, items)};
+    for (size_t i = 0; i < count; i++) option[i + 1] = more[i];
+    mth_status status = try_add(model, "Pipeline", option, count + 1, wire, wires, MTH_PLAIN);
     for (size_t i = 0; i < n; i++) mth_model_free(stages[i]);
-    return s;
+    return status;
 }
-static void look_at_stages(mth__graph *g) {
-    list_parameters(g);
-    CHECK(g->region.n == 1);
-    const mth__region *r = g->region.at[0];
-    CHECK(r->stages == 3 && r->microbatch_size == 8 && r->schedule == MTH__1F1B && r->nin == 1 && r->nout == 1 &&
-        !strcmp(r->name, "pipeline_0"));
-    for (size_t i = 0; i < g->node.n; i++) {
-        const mth__node *n = g->node.at[i];
-        CHECK(n->label.region == 0 && n->label.stage >= 0 && n->label.stage < 3 &&
-            n->on == r->stage_on[n->label.stage] && n->label.microbatch == -1);
+static void look_at_stages(mth__graph *graph) {
+    list_parameters(graph);
+    CHECK(graph->region.n == 1);
+    const mth__region *region = graph->region.at[0];
+    CHECK(region->stages == 3 && region->microbatch_size == 8 && region->schedule == MTH__1F1B && region->nin == 1 &&
+        region->nout == 1 && !strcmp(region->name, "pipeline_0"));
+    for (size_t i = 0; i < graph->node.n; i++) {
+        const mth__node *node = graph->node.at[i];
+        CHECK(node->label.region == 0 && node->label.stage >= 0 && node->label.stage < 3 &&
+            node->on == region->stage_on[node->label.stage] && node->label.microbatch == -1);
     }
-    CHECK(r->stage_on[1] == mth__place_device(g->mesh, 1) && r->stage_on[2]->count == 2);
-    for (size_t i = 0; i < g->parameter.n; i++) CHECK(g->parameter.at[i]->sharding.on == r->stage_on[i / 2]);
+    CHECK(region->stage_on[1] == mth__place_device(graph->mesh, 1) && region->stage_on[2]->count == 2);
+    for (size_t i = 0; i < graph->parameter.n; i++)
+        CHECK(graph->parameter.at[i]->sharding.on == region->stage_on[i / 2]);
 }
 
 TEST(pipeline) {
@@ -364,11 +365,12 @@ TEST(pipelines_refuse) {
     mth_model_free(m);
 }
 
-static void look_at_slices(mth__graph *g) {
-    const mth__region *r = g->region.at[0];
-    CHECK(r->stage_on[0] == mth__place_slice(g->mesh, 0, 0) && r->stage_on[1] == mth__place_slice(g->mesh, 0, 1) &&
-        r->stage_on[2] == r->stage_on[0]);
-    CHECK(g->parameter.at[0]->sharding.on == r->stage_on[0] && g->parameter.at[0]->sharding.dim[1].naxes == 1);
+static void look_at_slices(mth__graph *graph) {
+    const mth__region *region = graph->region.at[0];
+    CHECK(region->stage_on[0] == mth__place_slice(graph->mesh, 0, 0) &&
+        region->stage_on[1] == mth__place_slice(graph->mesh, 0, 1) && region->stage_on[2] == region->stage_on[0]);
+    CHECK(graph->parameter.at[0]->sharding.on == region->stage_on[0] &&
+        graph->parameter.at[0]->sharding.dim[1].naxes == 1);
 }
 
 TEST(stages_along_an_axis) {
@@ -398,23 +400,23 @@ TEST(every_type_is_documented) {
 
 static mth_status compose_all(void *context) {
     (void)context;
-    mth_model *m = NULL, *sub = NULL, *again = NULL;
+    mth_model *model = NULL, *sub = NULL, *again = NULL;
     mth_module *module = NULL, *other = NULL;
-    mth_status s = mth_model_create(&m);
-    if (!s) s = mth_model_create(&sub);
-    if (!s) s = mth_module_create("Linear", WIDTH(4), &module);
-    if (!s) s = mth_model_add(sub, module, NOTHING, MTH_CHAIN);
-    if (!s) s = mth_model_add_model(m, sub, NULL, NOTHING, MTH_CHAIN);
-    if (!s) s = mth_module_copy(module, &other); /* of another input width: weights of its own */
-    if (!s) s = mth_model_add(m, other, MTH_WIRES({"output", "y"}), MTH_CHAIN);
-    if (!s) s = mth_model_copy(m, &again);
-    if (!s) s = expand_on(m, MESH(4), INPUTS(FLOATS("input", 2, 6)), NULL);
+    mth_status status = mth_model_create(&model);
+    if (!status) status = mth_model_create(&sub);
+    if (!status) status = mth_module_create("Linear", WIDTH(4), &module);
+    if (!status) status = mth_model_add(sub, module, NOTHING, MTH_CHAIN);
+    if (!status) status = mth_model_add_model(model, sub, NULL, NOTHING, MTH_CHAIN);
+    if (!status) status = mth_module_copy(module, &other); /* of another input width: weights of its own */
+    if (!status) status = mth_model_add(model, other, MTH_WIRES({"output", "y"}), MTH_CHAIN);
+    if (!status) status = mth_model_copy(model, &again);
+    if (!status) status = expand_on(model, MESH(4), INPUTS(FLOATS("input", 2, 6)), NULL);
     mth_module_free(module);
     mth_module_free(other);
     mth_model_free(again);
     mth_model_free(sub);
-    mth_model_free(m);
-    return s;
+    mth_model_free(model);
+    return status;
 }
 
 TEST(warnings_and_what_is_absent_are_told_in_c_too) {
@@ -445,10 +447,10 @@ TEST(memory_that_runs_out_at_any_index) {
     CHECK(mth_debug_live_allocations() == live);
     for (int64_t i = 0; i < count; i++) {
         mth_debug_fail_allocation(i);
-        mth_status s = compose_all(NULL);
+        mth_status status = compose_all(NULL);
         mth_debug_fail_allocation(-1);
-        CHECK(s && mth_error_get_code(s) == MTH_ERROR_MEMORY);
-        mth_error_free(s);
+        CHECK(status && mth_error_get_code(status) == MTH_ERROR_MEMORY);
+        mth_error_free(status);
         CHECK(mth_debug_live_allocations() == live);
     }
 }

@@ -14,26 +14,27 @@ enum { THREADS = 4, ROUNDS = 3 /* of the communication in a program, in the same
 /* ---- numbers: small integers, so that every order of a sum gives the same bits */
 static float number(int64_t i, int salt) { return (float)((i * 2654435761u + (int64_t)salt * 40503) % 23 - 11); }
 /* Element i of the global value: a sum (or maximum) over the coordinates of the partial axes. */
-static int term_of(const mth__sharding *s, int d) {
+static int term_of(const mth__sharding *sharding, int d) {
     int coordinate[MTH__AXES], term = 0;
-    mth__placement_coordinates(s->on, s->on->rank_of[d], coordinate);
-    for (int x = 0; x < s->on->naxes; x++)
-        if (s->partial >> x & 1) term = term * 16 + coordinate[x] + 1;
+    mth__placement_coordinates(sharding->on, sharding->on->rank_of[d], coordinate);
+    for (int x = 0; x < sharding->on->naxes; x++)
+        if (sharding->partial >> x & 1) term = term * 16 + coordinate[x] + 1;
     return term;
 }
 /* as device d is to have it: still partial over the axes of c->to */
-static float expected(const mth__channel *c, int64_t i, int d) {
-    float v = c->reduce == MTH__REDUCE_MAX ? -INFINITY : 0;
+static float expected(const mth__channel *channel, int64_t i, int d) {
+    float v = channel->reduce == MTH__REDUCE_MAX ? -INFINITY : 0;
     int coordinate[MTH__AXES], mine[MTH__AXES];
-    if (c->from.on->rank_of[d] < 0) return number(i, 0);
-    if (!(c->from.partial & ~c->to.partial)) return number(i, term_of(&c->from, d));
-    mth__placement_coordinates(c->from.on, c->from.on->rank_of[d], mine);
-    for (int r = 0; r < c->from.on->count; r++) {
-        mth__placement_coordinates(c->from.on, r, coordinate);
+    if (channel->from.on->rank_of[d] < 0) return number(i, 0);
+    if (!(channel->from.partial & ~channel->to.partial)) return number(i, term_of(&channel->from, d));
+    mth__placement_coordinates(channel->from.on, channel->from.on->rank_of[d], mine);
+    for (int rank = 0; rank < channel->from.on->count; rank++) {
+        mth__placement_coordinates(channel->from.on, rank, coordinate);
         bool counts = true;
-        for (int x = 0; x < c->from.on->naxes; x++) counts &= (c->axes >> x & 1) || coordinate[x] == mine[x];
-        float x = number(i, term_of(&c->from, c->from.on->device[r]));
-        if (counts) v = c->reduce == MTH__REDUCE_MAX ? (x > v ? x : v) : v + x;
+        for (int x = 0; x < channel->from.on->naxes; x++)
+            counts &= (channel->axes >> x & 1) || coordinate[x] == mine[x];
+        float x = number(i, term_of(&channel->from, channel->from.on->device[rank]));
+        if (counts) v = channel->reduce == MTH__REDUCE_MAX ? (x > v ? x : v) : v + x;
     }
     return v;
 }
@@ -52,10 +53,10 @@ typedef struct {
     int devices;
     mth__buffer *entry[64], *exit[64];
 } session;
-static session session_new(mth__program *p, int threads) {
-    session s = {.devices = p->mesh->count};
-    CHECK_STATUS(open_engine(p->mesh->count, threads, &s.engine));
-    CHECK_STATUS(native->load(s.engine, p, NULL, &s.x));
+static session session_new(mth__program *program, int threads) {
+    session s = {.devices = program->mesh->count};
+    CHECK_STATUS(open_engine(program->mesh->count, threads, &s.engine));
+    CHECK_STATUS(native->load(s.engine, program, NULL, &s.x));
     return s;
 }
 static float *entry_new(session *s, int rank, int device, int64_t bytes) {
@@ -116,10 +117,10 @@ static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int
     for (int again = 0; again < 2; again++) {
         release_exits(&s);
         CHECK_STATUS(native->run(s.x, s.entry, s.exit, NULL));
-        for (int r = 0; r < devices; r++) CHECK(!s.exit[r] == (r >= c.to.on->count));
-        for (int r = 0; r < c.to.on->count && s.exit[r]; r++) {
-            const int d = c.to.on->device[r];
-            const float *y = native->memory.host(s.exit[r]);
+        for (int rank = 0; rank < devices; rank++) CHECK(!s.exit[rank] == (rank >= c.to.on->count));
+        for (int rank = 0; rank < c.to.on->count && s.exit[rank]; rank++) {
+            const int d = c.to.on->device[rank];
+            const float *y = native->memory.host(s.exit[rank]);
             int64_t wrong = 0;
             held p = held_by(c.shape, &c.to, d);
             for (int64_t i = 0; i < mth__shape_size(p.local); i++)
@@ -137,7 +138,7 @@ static mth__split over(int axis) { return (mth__split){.naxes = 1, .axis = {(int
 /* from and to of a collective over `axis` of `on`; other axes split dimension 2 where `third` says so */
 static mth__channel collective(
     mth__channel_kind kind, mth__algorithm algorithm, const mth__placement *on, int axis, int third, mth__shape shape) {
-    mth__channel c = {.kind = kind,
+    mth__channel channel = {.kind = kind,
         .algorithm = algorithm,
         .shape = shape,
         .from = {.on = on},
@@ -145,15 +146,15 @@ static mth__channel collective(
         .axes = (uint8_t)(1 << axis),
         .dim = 0,
         .dim2 = 1};
-    if (kind == MTH__ALL_REDUCE || kind == MTH__REDUCE_SCATTER) c.from.partial = c.axes;
-    if (kind == MTH__ALL_GATHER) c.from.dim[0] = over(axis);
-    if (kind == MTH__REDUCE_SCATTER) c.to.dim[0] = over(axis);
+    if (kind == MTH__ALL_REDUCE || kind == MTH__REDUCE_SCATTER) channel.from.partial = channel.axes;
+    if (kind == MTH__ALL_GATHER) channel.from.dim[0] = over(axis);
+    if (kind == MTH__REDUCE_SCATTER) channel.to.dim[0] = over(axis);
     if (kind == MTH__ALL_TO_ALL) {
-        c.from.dim[1] = over(axis);
-        c.to.dim[0] = over(axis);
+        channel.from.dim[1] = over(axis);
+        channel.to.dim[0] = over(axis);
     }
-    if (third >= 0) c.from.dim[2] = c.to.dim[2] = over(third);
-    return c;
+    if (third >= 0) channel.from.dim[2] = channel.to.dim[2] = over(third);
+    return channel;
 }
 
 GUARDED(collectives) {
@@ -164,20 +165,20 @@ GUARDED(collectives) {
             for (int n = 1; n <= 9; n++)
                 for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
                     for (int start = 0; start < 2; start++) {
-                        maker m = maker_new(a, 1, (int64_t[]){n});
-                        mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm,
+                        maker m = maker_new(arena, 1, (int64_t[]){n});
+                        mth__channel channel = collective((mth__channel_kind)kind, (mth__algorithm)algorithm,
                             mth__place_whole(m.mesh), 0, -1, shapes[k]);
-                        c.reduce = k == 1 && start ? MTH__REDUCE_MAX : MTH__REDUCE_SUM;
-                        if (c.reduce == MTH__REDUCE_MAX) c.from.reduce = MTH__REDUCE_MAX;
-                        run_channel(
-                            &m, c, start, kind == MTH__ALL_REDUCE && k != 1, 1 + (int)(k + (size_t)start) % THREADS);
+                        channel.reduce = k == 1 && start ? MTH__REDUCE_MAX : MTH__REDUCE_SUM;
+                        if (channel.reduce == MTH__REDUCE_MAX) channel.from.reduce = MTH__REDUCE_MAX;
+                        run_channel(&m, channel, start, kind == MTH__ALL_REDUCE && k != 1,
+                            1 + (int)(k + (size_t)start) % THREADS);
                     }
 }
 GUARDED(collectives_in_groups) {
     for (int kind = 0; kind < MTH__BROADCAST; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
             for (int axis = 0; axis < 2; axis++) {
-                maker m = maker_new(a, 2, (int64_t[]){2, 3});
+                maker m = maker_new(arena, 2, (int64_t[]){2, 3});
                 run_channel(&m,
                     collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), axis,
                         1 - axis, (mth__shape){3, {5, 7, 4}}),
@@ -187,7 +188,7 @@ GUARDED(collectives_in_groups) {
 GUARDED(large_collectives_are_cut) { /* several chunks a move */
     for (int kind = 0; kind < MTH__BROADCAST; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
-            maker m = maker_new(a, 1, (int64_t[]){3});
+            maker m = maker_new(arena, 1, (int64_t[]){3});
             run_channel(&m,
                 collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
                     (mth__shape){3, {301, 203, 17}}),
@@ -197,50 +198,51 @@ GUARDED(large_collectives_are_cut) { /* several chunks a move */
 GUARDED(cyclic_shards) {
     for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
         for (int kind = MTH__ALL_GATHER; kind < MTH__BROADCAST; kind++) {
-            maker m = maker_new(a, 1, (int64_t[]){4});
-            mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0,
-                -1, (mth__shape){3, {11, 6, 2}});
-            if (c.from.dim[0].naxes) c.from.dim[0].cyclic = true;
-            if (c.to.dim[0].naxes) c.to.dim[0].cyclic = true;
-            run_channel(&m, c, false, false, THREADS);
+            maker m = maker_new(arena, 1, (int64_t[]){4});
+            mth__channel channel = collective((mth__channel_kind)kind, (mth__algorithm)algorithm,
+                mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {11, 6, 2}});
+            if (channel.from.dim[0].naxes) channel.from.dim[0].cyclic = true;
+            if (channel.to.dim[0].naxes) channel.to.dim[0].cyclic = true;
+            run_channel(&m, channel, false, false, THREADS);
         }
 }
 GUARDED(broadcasts) {
     for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
         for (int n = 1; n <= 9; n++)
             for (int inside = 0; inside < 2; inside++) { /* whether the source is one of the destinations */
-                maker m = maker_new(a, 1, (int64_t[]){n + 1});
+                maker m = maker_new(arena, 1, (int64_t[]){n + 1});
                 int32_t device[16];
                 for (int i = 0; i < n; i++) device[i] = i;
-                mth__channel c = {.kind = MTH__BROADCAST, .algorithm = (mth__algorithm)algorithm, .shape = {2, {9, 5}}};
-                c.from.on = mth__place_device(m.mesh, inside ? n / 2 : n);
-                c.to.on = mth__place_list(m.mesh, n, device);
-                run_channel(&m, c, n % 2, false, THREADS);
+                mth__channel channel = {
+                    .kind = MTH__BROADCAST, .algorithm = (mth__algorithm)algorithm, .shape = {2, {9, 5}}};
+                channel.from.on = mth__place_device(m.mesh, inside ? n / 2 : n);
+                channel.to.on = mth__place_list(m.mesh, n, device);
+                run_channel(&m, channel, n % 2, false, THREADS);
             }
 }
 GUARDED(transfers) {
     for (int k = 0; k < 24; k++) {
-        maker m = maker_new(a, 1, (int64_t[]){7});
-        mth__channel c = {.kind = MTH__TRANSFER, .shape = {2, {11, 6}}};
+        maker m = maker_new(arena, 1, (int64_t[]){7});
+        mth__channel channel = {.kind = MTH__TRANSFER, .shape = {2, {11, 6}}};
         const mth__placement *front = mth__place_list(m.mesh, 4, (int32_t[]){0, 1, 2, 3}),
                              *back = mth__place_list(m.mesh, 3, (int32_t[]){4, 5, 6});
         const mth__placement *middle = mth__place_list(m.mesh, 3, (int32_t[]){3, 1, 5});
-        c.from.on = k % 3 == 2 ? mth__place_whole(m.mesh) : front;
-        c.to.on = k % 3 == 0 ? back : k % 3 == 1 ? middle : mth__place_whole(m.mesh);
-        if (k & 4) c.from.dim[0] = over(0);
-        if (k & 8) c.to.dim[1] = over(0);
-        if (k & 16) c.from.dim[0].cyclic = c.from.dim[0].naxes > 0;
-        run_channel(&m, c, k % 2, false, THREADS);
+        channel.from.on = k % 3 == 2 ? mth__place_whole(m.mesh) : front;
+        channel.to.on = k % 3 == 0 ? back : k % 3 == 1 ? middle : mth__place_whole(m.mesh);
+        if (k & 4) channel.from.dim[0] = over(0);
+        if (k & 8) channel.to.dim[1] = over(0);
+        if (k & 16) channel.from.dim[0].cyclic = channel.from.dim[0].naxes > 0;
+        run_channel(&m, channel, k % 2, false, THREADS);
     }
 }
 
 /* ---- a chain of `n` computations on each device */
-static maker chain(mth__arena *arena, int devices, int n, mth__shape shape) {
-    maker m = maker_new(arena, 1, (int64_t[]){devices});
+static maker chain(mth__arena *scratch, int devices, int n, mth__shape shape) {
+    maker m = maker_new(scratch, 1, (int64_t[]){devices});
     for (int d = 0; d < devices; d++) {
-        mth__sharding s = {.on = mth__place_whole(m.mesh)};
-        int in = add_value(&m, d, "x", MTH_FLOAT32, shape, &s, MTH__IN_ENTRY, 0, -1),
-            out = add_value(&m, d, "y", MTH_FLOAT32, shape, &s, MTH__IN_EXIT, 0, -1);
+        mth__sharding sharding = {.on = mth__place_whole(m.mesh)};
+        int in = add_value(&m, d, "x", MTH_FLOAT32, shape, &sharding, MTH__IN_ENTRY, 0, -1),
+            out = add_value(&m, d, "y", MTH_FLOAT32, shape, &sharding, MTH__IN_EXIT, 0, -1);
         for (int i = 0; i < n; i++) add_compute(&m, d, "shift", 1, 1, i ? &out : &in, out);
     }
     return m;
@@ -268,7 +270,7 @@ static void *use(void *argument) {
     return NULL;
 }
 GUARDED(several_threads_share_an_engine) {
-    maker one = chain(a, 3, 50, (mth__shape){1, {1000}}), two = chain(a, 3, 7, (mth__shape){2, {300, 1000}});
+    maker one = chain(arena, 3, 50, (mth__shape){1, {1000}}), two = chain(arena, 3, 7, (mth__shape){2, {300, 1000}});
     user first = {session_new(one.p, THREADS), 60, 50}, second = {.runs = 20, .want = 7};
     second.s = (session){.devices = 3, .engine = first.s.engine};
     CHECK_STATUS(native->load(first.s.engine, two.p, NULL, &second.s.x));
@@ -293,7 +295,7 @@ static void *stop_soon(void *none) {
     return none;
 }
 GUARDED(stop) {
-    maker m = chain(a, 2, 4000, (mth__shape){2, {100, 1000}});
+    maker m = chain(arena, 2, 4000, (mth__shape){2, {100, 1000}});
     session s = session_new(m.p, THREADS);
     fill_entries(&s, 100000);
     atomic_store(&stop_flag, 1);
@@ -317,13 +319,13 @@ GUARDED(stop) {
 }
 
 GUARDED(fault) {
-    maker m = maker_new(a, 1, (int64_t[]){2});
+    maker m = maker_new(arena, 1, (int64_t[]){2});
     for (int d = 0; d < 2; d++) {
-        mth__sharding s = {.on = mth__place_whole(m.mesh)};
-        int table =
-            add_value(&m, d, "embedding_0.weight", MTH_FLOAT32, (mth__shape){2, {4, 3}}, &s, MTH__IN_ENTRY, 0, -1);
-        int ids = add_value(&m, d, "ids", MTH_INT32, (mth__shape){1, {5}}, &s, MTH__IN_ENTRY, 1, -1);
-        int out = add_value(&m, d, "y", MTH_FLOAT32, (mth__shape){2, {5, 3}}, &s, MTH__IN_EXIT, 0, -1);
+        mth__sharding sharding = {.on = mth__place_whole(m.mesh)};
+        int table = add_value(
+            &m, d, "embedding_0.weight", MTH_FLOAT32, (mth__shape){2, {4, 3}}, &sharding, MTH__IN_ENTRY, 0, -1);
+        int ids = add_value(&m, d, "ids", MTH_INT32, (mth__shape){1, {5}}, &sharding, MTH__IN_ENTRY, 1, -1);
+        int out = add_value(&m, d, "y", MTH_FLOAT32, (mth__shape){2, {5, 3}}, &sharding, MTH__IN_EXIT, 0, -1);
         add_compute(&m, d, "gather", 0, 2, (int[]){table, ids}, out);
     }
     session s = session_new(m.p, THREADS);
@@ -360,7 +362,7 @@ GUARDED(fault) {
 }
 
 GUARDED(stuck_is_reported) { /* two collectives in opposite order */
-    maker m = maker_new(a, 1, (int64_t[]){2});
+    maker m = maker_new(arena, 1, (int64_t[]){2});
     mth__shape shape = {3, {4, 4, 4}};
     mth__channel c = collective(MTH__ALL_REDUCE, MTH__RING, mth__place_whole(m.mesh), 0, -1, shape);
     c.dtype = MTH_FLOAT32;
@@ -379,7 +381,7 @@ GUARDED(stuck_is_reported) { /* two collectives in opposite order */
 }
 
 GUARDED(memory_failing_at_any_index) {
-    maker m = maker_new(a, 1, (int64_t[]){3});
+    maker m = maker_new(arena, 1, (int64_t[]){3});
     mth__channel c =
         collective(MTH__ALL_TO_ALL, MTH__TREE, mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {6, 5, 4}});
     c.dtype = MTH_FLOAT32;
@@ -416,32 +418,32 @@ GUARDED(memory_failing_at_any_index) {
 }
 
 GUARDED(buffers_come_back) {
-    mth__engine *e;
-    CHECK_STATUS(open_engine(2, 1, &e));
-    mth__buffer *b, *again;
-    CHECK_STATUS(native->memory.new(e, 1, 100000, &b));
-    void *data = native->memory.host(b);
+    mth__engine *engine;
+    CHECK_STATUS(open_engine(2, 1, &engine));
+    mth__buffer *buffer, *again;
+    CHECK_STATUS(native->memory.new(engine, 1, 100000, &buffer));
+    void *data = native->memory.host(buffer);
     CHECK((uintptr_t)data % 64 == 0);
-    CHECK_STATUS(native->memory.write(b, 99996, "abc", 4));
+    CHECK_STATUS(native->memory.write(buffer, 99996, "abc", 4));
     char text[4];
-    CHECK_STATUS(native->memory.read(b, 99996, text, 4));
+    CHECK_STATUS(native->memory.read(buffer, 99996, text, 4));
     CHECK(!strcmp(text, "abc"));
-    native->memory.retain(b);
-    native->memory.release(b);
-    native->close(e); /* the buffer keeps the engine */
-    CHECK_STATUS(native->memory.new(e, 0, 99999, &again));
+    native->memory.retain(buffer);
+    native->memory.release(buffer);
+    native->close(engine); /* the buffer keeps the engine */
+    CHECK_STATUS(native->memory.new(engine, 0, 99999, &again));
     CHECK(native->memory.host(again) != data);
-    native->memory.release(b);
-    CHECK_STATUS(native->memory.new(e, 0, 99998, &b));
-    CHECK(native->memory.host(b) == data);
+    native->memory.release(buffer);
+    CHECK_STATUS(native->memory.new(engine, 0, 99998, &buffer));
+    CHECK(native->memory.host(buffer) == data);
     native->memory.release(again);
-    native->memory.release(b);
+    native->memory.release(buffer);
     for (int64_t bytes = 0; bytes < 5000; bytes += 7) {
-        CHECK_STATUS(open_engine(1, 1, &e));
-        CHECK_STATUS(native->memory.new(e, 0, bytes, &b));
-        memset(native->memory.host(b), 1, (size_t)bytes);
-        native->memory.release(b);
-        native->close(e);
+        CHECK_STATUS(open_engine(1, 1, &engine));
+        CHECK_STATUS(native->memory.new(engine, 0, bytes, &buffer));
+        memset(native->memory.host(buffer), 1, (size_t)bytes);
+        native->memory.release(buffer);
+        native->close(engine);
     }
 }
 
@@ -454,7 +456,7 @@ typedef struct {
 } holder;
 static void *hold_and_release(void *context) {
     holder *h = context;
-    mth__engine *e = h->engine;
+    mth__engine *engine = h->engine;
     mth__buffer *mine[HELD] = {0};
     int64_t bytes[HELD], wrong = 0;
     for (int i = 0; i < DRAWS; i++) {
@@ -465,11 +467,11 @@ static void *hold_and_release(void *context) {
                 memcmp(at + bytes[k] - sizeof mine[k], &mine[k], sizeof mine[k]) != 0;
             native->memory.release(mine[k]);
             mine[k] = NULL;
-            if (i % 97 == 0) mth__buffers_trim(&e->buffers);
+            if (i % 97 == 0) mth__buffers_trim(&engine->buffers);
             continue;
         }
         bytes[k] = (1024 + rand_r(&h->seed) % 1024) << rand_r(&h->seed) % 13;
-        mth_status status = native->memory.new(e, 0, bytes[k], &mine[k]);
+        mth_status status = native->memory.new(engine, 0, bytes[k], &mine[k]);
         if (status) {
             mth_error_free(status);
             wrong++;
@@ -485,35 +487,36 @@ static void *hold_and_release(void *context) {
 }
 GUARDED(buffers_share_pages) {
     int64_t live = mth_debug_live_allocations();
-    mth__engine *e;
-    mth__buffer *b[40], *large;
-    CHECK_STATUS(open_engine(1, 1, &e));
-    for (int i = 0; i < 40; i++) CHECK_STATUS(native->memory.new(e, 0, 1 << 20, &b[i]));
+    mth__engine *engine;
+    mth__buffer *buffer[40], *large;
+    CHECK_STATUS(open_engine(1, 1, &engine));
+    for (int i = 0; i < 40; i++) CHECK_STATUS(native->memory.new(engine, 0, 1 << 20, &buffer[i]));
     for (int i = 1; i < 40; i++)
-        CHECK(i % 8 == 0 || (char *)native->memory.host(b[i]) - (char *)native->memory.host(b[i - 1]) == 1 << 20);
+        CHECK(i % 8 == 0 ||
+            (char *)native->memory.host(buffer[i]) - (char *)native->memory.host(buffer[i - 1]) == 1 << 20);
     int64_t all = mth_debug_live_allocations();
     for (int i = 0; i < 40; i++)
-        if (i != 17) native->memory.release(b[i]);
-    mth__buffers_trim(&e->buffers);
+        if (i != 17) native->memory.release(buffer[i]);
+    mth__buffers_trim(&engine->buffers);
     /* of spans of 8, 8, 16 and 32 MiB the one is left that the last buffer lies in; the records of the other buffers
      * are gone */
     CHECK(mth_debug_live_allocations() == all - 39 - 2 * 3);
-    CHECK_STATUS(native->memory.new(e, 0, 5 << 20, &large));
+    CHECK_STATUS(native->memory.new(engine, 0, 5 << 20, &large));
     native->memory.release(large);
-    native->memory.release(b[17]);
-    native->close(e);
+    native->memory.release(buffer[17]);
+    native->close(engine);
     CHECK(mth_debug_live_allocations() == live);
 
-    CHECK_STATUS(open_engine(1, 1, &e));
+    CHECK_STATUS(open_engine(1, 1, &engine));
     pthread_t thread[3];
     holder h[3];
     for (int i = 0; i < 3; i++) {
-        h[i] = (holder){e, (unsigned)i};
+        h[i] = (holder){engine, (unsigned)i};
         CHECK(!pthread_create(&thread[i], NULL, hold_and_release, &h[i]));
     }
     void *wrong;
     for (int i = 0; i < 3; i++) CHECK(!pthread_join(thread[i], &wrong) && !wrong);
-    native->close(e);
+    native->close(engine);
     CHECK(mth_debug_live_allocations() == live);
 }
 RUN()

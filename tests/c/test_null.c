@@ -264,18 +264,18 @@ TEST(compiled_models) {
     mth_module *linear = NULL;
     mth_model *model = NULL;
     mth_compiled *compiled = NULL, *none = NULL;
-    mth_array *x = NULL;
+    mth_array *array = NULL;
     mth_arrays *parameters = NULL, *outputs = NULL, *slopes = NULL;
     char *text = NULL;
     mth_memory_usage memory[2];
     mth_communication_usage traffic[2];
     CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
-    CHECK_STATUS(mth_array_randn(backend, 2, shape, 0, NULL, &x));
+    CHECK_STATUS(mth_array_randn(backend, 2, shape, 0, NULL, &array));
     CHECK_STATUS(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(3)}), &linear));
     CHECK_STATUS(mth_model_create(&model));
     CHECK_STATUS(mth_model_add(model, linear, MTH_WIRES({"input", "x"}, {"output", "y"}), MTH_PLAIN));
     CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
-    const mth_named input[] = {{"x", x}}, nameless[] = {{NULL, x}}, empty[] = {{"x", NULL}};
+    const mth_named input[] = {{"x", array}}, nameless[] = {{NULL, array}}, empty[] = {{"x", NULL}};
     CHECK_STATUS(mth_get_parameters(compiled, input, 1, 0, &parameters));
 
     REFUSED(mth_compile(NULL, backend, NULL, 0, &none));
@@ -330,7 +330,7 @@ TEST(compiled_models) {
     CHECK_STATUS(mth_evaluate(compiled, parameters, input, 1, &(mth_gradient_request){0}, &outputs, NULL));
     mth_arrays_free(outputs);
     mth_arrays_free(parameters);
-    mth_array_free(x);
+    mth_array_free(array);
     mth_compiled_free(compiled);
     mth_compiled_free(NULL);
     mth_model_free(model);

@@ -32,7 +32,7 @@ static mth_status native(const trial *t, const part *in, const part *expected, c
     const mth__kernel *kernel = &mth__kernels[op->row];
     mth__operand i[MTH__MAX_IN], o[MTH__MAX_OUT];
     mth__fault fault = {0};
-    mth__call c = {.op = op,
+    mth__call call = {.op = op,
         .attrs = &t->node->attrs,
         .nin = t->node->nin,
         .nout = t->node->nout,
@@ -41,15 +41,15 @@ static mth_status native(const trial *t, const part *in, const part *expected, c
         .fault = &fault,
         .accumulates = accumulates};
     double *sum[MTH__MAX_OUT] = {NULL};
-    for (int j = 0; j < c.nin; j++) i[j] = operand(&in[j], true);
-    for (int k = 0; k < c.nout; k++) o[k] = operand(&expected[k], false);
+    for (int j = 0; j < call.nin; j++) i[j] = operand(&in[j], true);
+    for (int k = 0; k < call.nout; k++) o[k] = operand(&expected[k], false);
     bool in_place = false;
-    for (int k = 0; k < c.nout; k++) {
+    for (int k = 0; k < call.nout; k++) {
         if (over[k] < 0) continue;
         o[k].data = i[over[k]].data;
         in_place = true;
     }
-    for (int k = 0; k < c.nout; k++) {
+    for (int k = 0; k < call.nout; k++) {
         if (!accumulates || !(op->accumulates >> k & 1)) continue;
         const int64_t n = mth__shape_size(o[k].shape);
         sum[k] = NEW_ARRAY(arena, double, n + 1);
@@ -58,15 +58,15 @@ static mth_status native(const trial *t, const part *in, const part *expected, c
             sum[k][e] = element_real(o[k].dtype, o[k].data, e);
         }
     }
-    TRY(kernel->prepare(arena, &c));
-    c.shared = mth__alloc(arena, c.call_scratch + 64);
-    void *scratch = mth__alloc(arena, c.thread_scratch + 64);
-    for (int p = 0; p < c.phases; p++)
-        for (int k = 0; k < c.chunks[p]; k++) kernel->run(&c, p, k, scratch);
+    TRY(kernel->prepare(arena, &call));
+    call.shared = mth__alloc(arena, call.call_scratch + 64);
+    void *scratch = mth__alloc(arena, call.thread_scratch + 64);
+    for (int phase = 0; phase < call.phases; phase++)
+        for (int k = 0; k < call.chunks[phase]; k++) kernel->run(&call, phase, k, scratch);
     if (atomic_load(&fault.set)) complain("fault", (double)fault.value, (double)fault.limit);
     /* The gradient of attention takes the sum of p * dp from an output that was rounded, which small sums show. */
     const double roundings = op->row == MTH__ROW_attention_grad ? 8 : 1;
-    for (int k = 0; k < c.nout; k++) {
+    for (int k = 0; k < call.nout; k++) {
         const bool real = mth__is_float(o[k].dtype);
         double largest = 0;
         for (int64_t e = 0, n = mth__shape_size(o[k].shape); e < n && real; e++)
@@ -127,25 +127,25 @@ static mth_status check_native(const trial *t, const part *in, const part *expec
 
 /* ---------------------------------------------------------------- splits */
 /* Part `which` of two of factor f; unit elements of this dimension an element of the factor. */
-static mth__extent extent(const mth__rule *r, int f, int32_t unit, int which, bool cyclic) {
-    int64_t n = r->factor[f].size, first = (n + 1) / 2;
+static mth__extent extent(const mth__rule *rule, int f, int32_t unit, int which, bool cyclic) {
+    int64_t n = rule->factor[f].size, first = (n + 1) / 2;
     if (cyclic) return (mth__extent){which, which ? n - first : first, 2};
     return (mth__extent){which ? first * unit : 0, (which ? n - first : first) * unit, 1};
 }
-static mth__ref_value local_of(const mth__ref_value *whole, const mth__rule *r, const int8_t *factor,
+static mth__ref_value local_of(const mth__ref_value *whole, const mth__rule *rule, const int8_t *factor,
     const int32_t *unit, int f, int which, bool cyclic) {
-    mth__shape s = whole->global;
+    mth__shape shape = whole->global;
     mth__extent x[MTH__RANK];
-    for (int d = 0; d < s.rank; d++) {
-        x[d] = factor[d] == f ? extent(r, f, unit[d], which, cyclic) : (mth__extent){0, s.dim[d], 1};
-        s.dim[d] = x[d].size;
+    for (int d = 0; d < shape.rank; d++) {
+        x[d] = factor[d] == f ? extent(rule, f, unit[d], which, cyclic) : (mth__extent){0, shape.dim[d], 1};
+        shape.dim[d] = x[d].size;
     }
-    mth__ref_value v = blank(whole->dtype, s, whole->global);
-    for (int d = 0; d < s.rank; d++) {
-        v.start[d] = x[d].start;
-        v.step[d] = x[d].step;
+    mth__ref_value value = blank(whole->dtype, shape, whole->global);
+    for (int d = 0; d < shape.rank; d++) {
+        value.start[d] = x[d].start;
+        value.step[d] = x[d].step;
     }
-    return v;
+    return value;
 }
 /* Where in the whole tensor an element of a part belongs; -1: it is padding. */
 static int64_t place_in_whole(const part *p, const int64_t *at) {
@@ -176,27 +176,28 @@ static void hand_out(const trial *t, part *in) {
         }
     }
 }
-static mth_status check_split(const trial *t, const mth__rule *r, int f, bool cyclic) {
-    const mth__node *n = t->node;
+static mth_status check_split(const trial *t, const mth__rule *rule, int f, bool cyclic) {
+    const mth__node *node = t->node;
     part in[MTH__MAX_IN], out[MTH__MAX_OUT];
     double *sum[MTH__MAX_OUT];
-    for (int k = 0; k < n->nout; k++) {
-        int64_t elements = mth__shape_size(n->out[k]->shape);
+    for (int k = 0; k < node->nout; k++) {
+        int64_t elements = mth__shape_size(node->out[k]->shape);
         sum[k] = NEW_ARRAY(arena, double, elements + 1);
-        for (int64_t i = 0; i < elements; i++) sum[k][i] = r->factor[f].kind == MTH__MAX ? -INFINITY : 0;
+        for (int64_t i = 0; i < elements; i++) sum[k][i] = rule->factor[f].kind == MTH__MAX ? -INFINITY : 0;
     }
     for (int which = 0; which < 2; which++) {
-        for (int j = 0; j < n->nin; j++) in[j].v = local_of(&t->in[j].v, r, r->in[j], r->in_unit[j], f, which, cyclic);
+        for (int j = 0; j < node->nin; j++)
+            in[j].v = local_of(&t->in[j].v, rule, rule->in[j], rule->in_unit[j], f, which, cyclic);
         hand_out(t, in);
-        for (int k = 0; k < n->nout; k++) {
+        for (int k = 0; k < node->nout; k++) {
             out[k].kind = t->out[k].kind;
-            out[k].v = local_of(&t->out[k].v, r, r->out[k], r->out_unit[k], f, which, cyclic);
+            out[k].v = local_of(&t->out[k].v, rule, rule->out[k], rule->out_unit[k], f, which, cyclic);
         }
-        TRY(compute(n->op, &n->attrs, n->nin, in, n->nout, out));
-        for (int k = 0; k < n->nout; k++) {
+        TRY(compute(node->op, &node->attrs, node->nin, in, node->nout, out));
+        for (int k = 0; k < node->nout; k++) {
             bool mapped = false;
-            for (int d = 0; d < out[k].v.local.rank; d++) mapped |= r->out[k][d] == f;
-            bool partial = !mapped && r->factor[f].kind != MTH__PASS;
+            for (int d = 0; d < out[k].v.local.rank; d++) mapped |= rule->out[k][d] == f;
+            bool partial = !mapped && rule->factor[f].kind != MTH__PASS;
             mth__ref_value rows = blank(MTH_INT32, out[k].v.local, out[k].v.global);
             memcpy(rows.start, out[k].v.start, sizeof rows.start);
             memcpy(rows.step, out[k].v.step, sizeof rows.step);
@@ -215,11 +216,11 @@ static mth_status check_split(const trial *t, const mth__rule *r, int f, bool cy
                 }
                 if (!partial) check_near(mapped ? "a part" : "a copy", dtype, x, t->out[k].v.data[to], 1e-10);
                 /* rows that compute take and give floats */
-                if (partial && r->factor[f].kind == MTH__SUM) sum[k][to] += x.real;
-                if (partial && r->factor[f].kind == MTH__MAX && x.real > sum[k][to]) sum[k][to] = x.real;
+                if (partial && rule->factor[f].kind == MTH__SUM) sum[k][to] += x.real;
+                if (partial && rule->factor[f].kind == MTH__MAX && x.real > sum[k][to]) sum[k][to] = x.real;
             }
             if (!partial || which == 0) continue;
-            for (int64_t i = 0, e = mth__shape_size(n->out[k]->shape); i < e; i++)
+            for (int64_t i = 0, e = mth__shape_size(node->out[k]->shape); i < e; i++)
                 check_near("the parts combined", out[k].v.dtype, (mth__ref_element){.real = sum[k][i]},
                     t->out[k].v.data[i], 1e-10);
         }
@@ -229,26 +230,26 @@ static mth_status check_split(const trial *t, const mth__rule *r, int f, bool cy
 }
 /* A part of a factor that is not positional is a tensor like any other: computed alone, with the attributes that its
    row says, it is that part of the result. So is a box of a row that has such. */
-static mth_status check_alone(const trial *t, const mth__rule *r, int f) {
+static mth_status check_alone(const trial *t, const mth__rule *rule, int f) {
     const mth__node *node = t->node;
     const mth__op *op = node->op;
     bool read = false;
     int dimension = -1;
     for (int j = 0; j < node->nin; j++)
-        for (int d = 0; d < t->in[j].v.global.rank; d++) read |= r->in[j][d] == f;
+        for (int d = 0; d < t->in[j].v.global.rank; d++) read |= rule->in[j][d] == f;
     for (int d = 0; d < t->out[0].v.global.rank; d++)
-        if (r->out[0][d] == f) dimension = d;
-    if (r->factor[f].positional || !read || dimension < 0 || strpbrk(now->kinds, "wE")) return NULL;
+        if (rule->out[0][d] == f) dimension = d;
+    if (rule->factor[f].positional || !read || dimension < 0 || strpbrk(now->kinds, "wE")) return NULL;
     part in[MTH__MAX_IN], out[MTH__MAX_OUT], expected[MTH__MAX_OUT];
     mth__value *operand[MTH__MAX_IN], *result[MTH__MAX_OUT];
     mth__attrs attrs = node->attrs;
     for (int k = 0; k < node->nout; k++)
-        expected[k].v = local_of(&t->out[k].v, r, r->out[k], r->out_unit[k], f, 1, false);
+        expected[k].v = local_of(&t->out[k].v, rule, rule->out[k], rule->out_unit[k], f, 1, false);
     if (op->resize) op->resize(&attrs, dimension, expected[0].v.local.dim[dimension]);
     if (op->box && attrs.size) return NULL;
     if (op->box) op->box(&attrs, dimension, expected[0].v.start[dimension], expected[0].v.global.dim[dimension]);
     for (int j = 0; j < node->nin; j++) {
-        in[j].v = local_of(&t->in[j].v, r, r->in[j], r->in_unit[j], f, 1, false);
+        in[j].v = local_of(&t->in[j].v, rule, rule->in[j], rule->in_unit[j], f, 1, false);
         in[j].kind = t->in[j].kind;
     }
     hand_out(t, in);
@@ -259,13 +260,13 @@ static mth_status check_alone(const trial *t, const mth__rule *r, int f) {
         operand[j] =
             mth__graph_value(t->graph, MTH__VALUE_INPUT, mth__format(arena, "alone%d", j), alone.dtype, alone.local);
     }
-    mth__builder b = {.graph = t->graph, .label = mth__label_outside("alone", MTH__FORWARD)};
-    TRY(mth__build(&b, op->row, &attrs, node->nin, operand, result));
+    mth__builder builder = {.graph = t->graph, .label = mth__label_outside("alone", MTH__FORWARD)};
+    TRY(mth__build(&builder, op->row, &attrs, node->nin, operand, result));
     for (int k = 0; k < node->nout; k++) out[k].v = blank(result[k]->dtype, result[k]->shape, result[k]->shape);
     TRY(compute(op, &attrs, node->nin, in, node->nout, out));
     for (int k = 0; k < node->nout; k++) {
         bool mapped = false;
-        for (int d = 0; d < expected[k].v.global.rank; d++) mapped |= r->out[k][d] == f;
+        for (int d = 0; d < expected[k].v.global.rank; d++) mapped |= rule->out[k][d] == f;
         if (!mapped) continue; /* a sum over it */
         if (!mth__shape_equal(out[k].v.local, expected[k].v.local)) complain("the shape of a part alone", 0, 1);
         FOR_EACH(at, expected[k].v.local) {
@@ -277,33 +278,33 @@ static mth_status check_alone(const trial *t, const mth__rule *r, int f) {
     return NULL;
 }
 static mth_status check_splits(const trial *t) {
-    mth__rule r;
-    mth__op_rule(t->node, &r);
-    for (int f = 0; f < r.n; f++) {
+    mth__rule rule;
+    mth__op_rule(t->node, &rule);
+    for (int f = 0; f < rule.n; f++) {
         /* of size 1: the second part is empty */
-        if (r.factor[f].kind == MTH__WHOLE || r.factor[f].size < 1) continue;
-        TRY(check_split(t, &r, f, false));
-        if (r.factor[f].kind == MTH__PASS) TRY(check_alone(t, &r, f));
+        if (rule.factor[f].kind == MTH__WHOLE || rule.factor[f].size < 1) continue;
+        TRY(check_split(t, &rule, f, false));
+        if (rule.factor[f].kind == MTH__PASS) TRY(check_alone(t, &rule, f));
         /* experts dealt round robin */
-        if (now->row >= MTH__ROW_moe_route && r.factor[f].letter == 'e') TRY(check_split(t, &r, f, true));
+        if (now->row >= MTH__ROW_moe_route && rule.factor[f].letter == 'e') TRY(check_split(t, &rule, f, true));
     }
     return NULL;
 }
 
 /* Routed rows gathered from two devices: the same values, in two blocks. */
 static mth_status check_blocks(const trial *t) {
-    const mth__node *n = t->node;
+    const mth__node *node = t->node;
     if (!strchr(now->kinds, 'w') || now->row == MTH__ROW_moe_rows) return NULL;
     part in[MTH__MAX_IN], out[MTH__MAX_OUT];
-    for (int j = 0; j < n->nin; j++) in[j].v = blank(t->in[j].v.dtype, t->in[j].v.local, t->in[j].v.global);
-    for (int k = 0; k < n->nout; k++) {
+    for (int j = 0; j < node->nin; j++) in[j].v = blank(t->in[j].v.dtype, t->in[j].v.local, t->in[j].v.global);
+    for (int k = 0; k < node->nout; k++) {
         out[k].kind = t->out[k].kind;
         out[k].v = blank(t->out[k].v.dtype, t->out[k].v.local, t->out[k].v.global);
     }
     blocked = true;
     hand_out(t, in);
-    TRY(compute(n->op, &n->attrs, n->nin, in, n->nout, out));
-    for (int k = 0; k < n->nout; k++) FOR_EACH(at, out[k].v.local) {
+    TRY(compute(node->op, &node->attrs, node->nin, in, node->nout, out));
+    for (int k = 0; k < node->nout; k++) FOR_EACH(at, out[k].v.local) {
             int64_t to = place_in_whole(&out[k], at);
             check_near("in blocks", out[k].v.dtype, *mth__ref_element_at(&out[k].v, at),
                 to < 0 ? (mth__ref_element){0} : t->out[k].v.data[to], 1e-10);
@@ -323,10 +324,10 @@ static mth__ref_element minus(mth_dtype dtype, mth__ref_element a, mth__ref_elem
     return mth__ref_from_integer(dtype, (int64_t)((uint64_t)a.integer - (uint64_t)b.integer));
 }
 static mth_status check_linear_in(const trial *t, uint64_t operands) {
-    const mth__node *n = t->node;
+    const mth__node *node = t->node;
     part in[2][MTH__MAX_IN], out[2][MTH__MAX_OUT];
     for (int h = 0; h < 2; h++) {
-        for (int j = 0; j < n->nin; j++) {
+        for (int j = 0; j < node->nin; j++) {
             in[h][j] = t->in[j];
             if (!(operands >> j & 1)) continue;
             in[h][j].v = blank(t->in[j].v.dtype, t->in[j].v.local, t->in[j].v.global);
@@ -334,16 +335,16 @@ static mth_status check_linear_in(const trial *t, uint64_t operands) {
                 in[h][j].v.data[i] = h ? minus(t->in[j].v.dtype, t->in[j].v.data[i], in[0][j].v.data[i])
                                        : first_term(t->in[j].v.dtype, t->in[j].v.data[i]);
         }
-        for (int k = 0; k < n->nout; k++) {
+        for (int k = 0; k < node->nout; k++) {
             out[h][k] = t->out[k];
             out[h][k].v = blank(t->out[k].v.dtype, t->out[k].v.local, t->out[k].v.global);
         }
-        TRY(compute(n->op, &n->attrs, n->nin, in[h], n->nout, out[h]));
+        TRY(compute(node->op, &node->attrs, node->nin, in[h], node->nout, out[h]));
     }
-    for (int k = 0; k < n->nout; k++)
-        for (int64_t i = 0, e = mth__shape_size(n->out[k]->shape); i < e; i++)
-            check_near("linear", n->out[k]->dtype,
-                mth__ref_combine(n->out[k]->dtype, MTH__REDUCE_SUM, out[0][k].v.data[i], out[1][k].v.data[i]),
+    for (int k = 0; k < node->nout; k++)
+        for (int64_t i = 0, e = mth__shape_size(node->out[k]->shape); i < e; i++)
+            check_near("linear", node->out[k]->dtype,
+                mth__ref_combine(node->out[k]->dtype, MTH__REDUCE_SUM, out[0][k].v.data[i], out[1][k].v.data[i]),
                 t->out[k].v.data[i], 1e-9);
     return NULL;
 }
@@ -357,14 +358,15 @@ static mth_status check_linear(const trial *t) {
 
 /* ---------------------------------------------------------------- gradients against finite differences */
 /* by value id; those of inputs and seeds are set */
-static mth_status run_graph(const mth__graph *g, part *value) {
-    for (size_t i = 0; i < g->node.n; i++) {
-        const mth__node *n = g->node.at[i];
+static mth_status run_graph(const mth__graph *graph, part *value) {
+    for (size_t i = 0; i < graph->node.n; i++) {
+        const mth__node *node = graph->node.at[i];
         part in[MTH__MAX_IN], out[MTH__MAX_OUT];
-        for (int j = 0; j < n->nin; j++) in[j] = value[n->in[j]->id];
-        for (int k = 0; k < n->nout; k++) out[k].v = blank(n->out[k]->dtype, n->out[k]->shape, n->out[k]->shape);
-        TRY(compute(n->op, &n->attrs, n->nin, in, n->nout, out));
-        for (int k = 0; k < n->nout; k++) value[n->out[k]->id] = out[k];
+        for (int j = 0; j < node->nin; j++) in[j] = value[node->in[j]->id];
+        for (int k = 0; k < node->nout; k++)
+            out[k].v = blank(node->out[k]->dtype, node->out[k]->shape, node->out[k]->shape);
+        TRY(compute(node->op, &node->attrs, node->nin, in, node->nout, out));
+        for (int k = 0; k < node->nout; k++) value[node->out[k]->id] = out[k];
     }
     return NULL;
 }
@@ -378,35 +380,35 @@ static mth_status loss(const trial *t, const mth__ref_element *seed, double *out
 }
 static mth_status check_gradient(const trial *t) {
     const mth__op *op = t->node->op;
-    mth__graph *g = t->graph;
+    mth__graph *graph = t->graph;
     const char *wanted[MTH__MAX_IN];
     int which[MTH__MAX_IN];
     size_t n = 0;
     for (int j = 0; j < t->node->nin; j++)
         if (strchr("rpR", t->in[j].kind)) {
-            wanted[n] = g->input.at[j]->name;
+            wanted[n] = graph->input.at[j]->name;
             which[n++] = j;
         }
     if (n == 0 || !mth__is_float(t->node->out[0]->dtype) || op->grad == mth__grad_none) return NULL;
-    PUSH(arena, g->output, (mth__output){.name = "y", .value = t->node->out[0]});
-    mth_status s = mth__gradients(g, &(mth__gradient_options){wanted, n, (const bool[]){true}});
+    PUSH(arena, graph->output, (mth__output){.name = "y", .value = t->node->out[0]});
+    mth_status status = mth__gradients(graph, &(mth__gradient_options){wanted, n, (const bool[]){true}});
     if (!op->grad) {
-        if (!s || mth_error_get_code(s) != MTH_ERROR_UNSUPPORTED)
+        if (!status || mth_error_get_code(status) != MTH_ERROR_UNSUPPORTED)
             complain("has no gradient, which should be an error", 0, 0);
-        mth_error_free(s);
+        mth_error_free(status);
         return NULL;
     }
-    TRY(s);
-    TRY(mth__graph_check(g));
-    part *value = NEW_ARRAY(arena, part, g->values);
+    TRY(status);
+    TRY(mth__graph_check(graph));
+    part *value = NEW_ARRAY(arena, part, graph->values);
     for (int j = 0; j < t->node->nin; j++) value[t->node->in[j]->id] = t->in[j];
     part seed = {.v = blank(MTH_FLOAT32, t->node->out[0]->shape, t->node->out[0]->shape), .kind = t->out[0].kind};
     fill(&seed);
-    value[g->seed.at[0]->id] = seed;
-    TRY(run_graph(g, value));
+    value[graph->seed.at[0]->id] = seed;
+    TRY(run_graph(graph, value));
     for (size_t w = 0; w < n; w++) {
         const part *p = &t->in[which[w]];
-        const mth__ref_element *gradient = value[g->output.at[1 + w].value->id].v.data;
+        const mth__ref_element *gradient = value[graph->output.at[1 + w].value->id].v.data;
         int64_t i = -1, every = mth__shape_size(p->v.local) / 20 + 1;
         FOR_EACH(at, p->v.local) {
             if (++i % every || place_in_whole(p, at) < 0) continue; /* gradients of padding are not read */

@@ -3,19 +3,20 @@
 #include "world.h"
 
 static mth__region *pipeline(world *w, int stages, int size, int schedule, mth__value *in) {
-    mth__region *r = NEW(w->arena, mth__region);
-    *r = (mth__region){.name = "pipeline_0",
+    mth__region *region = NEW(w->arena, mth__region);
+    *region = (mth__region){.name = "pipeline_0",
         .stages = stages,
         .microbatch_size = size,
         .schedule = schedule,
         .stage_on = NEW_ARRAY(w->arena, const mth__placement *, stages),
         .in = NEW_ARRAY(w->arena, mth__value *, 4),
         .nin = 1};
-    r->in[0] = in;
-    for (int s = 0; s < stages; s++) r->stage_on[s] = mth__place_device(w->mesh, s % w->mesh->count);
-    PUSH(w->graph->arena, w->graph->region, r);
+    region->in[0] = in;
+    for (int stage = 0; stage < stages; stage++)
+        region->stage_on[stage] = mth__place_device(w->mesh, stage % w->mesh->count);
+    PUSH(w->graph->arena, w->graph->region, region);
     w->b.label.region = (int)w->graph->region.n - 1;
-    return r;
+    return region;
 }
 static void stage(world *w, int s) { w->b.label.stage = s; }
 static void outside(world *w) { w->b.label.region = w->b.label.stage = -1; }
@@ -35,11 +36,11 @@ static mth__value *layer(world *w, int s, mth__value *x, int64_t width) {
 /* ---------------------------------------------------------------- cutting */
 WORLD_TEST(batches_that_microbatches_do_not_divide, 2) {
     mth__value *x = input(w, "input", SHAPE(10, 8));
-    mth__region *r = pipeline(w, 2, 4, MTH__GPIPE, x);
+    mth__region *region = pipeline(w, 2, 4, MTH__GPIPE, x);
     mth__value *y = layer(w, 1, layer(w, 0, x, 8), 4);
     output(w, "output", y);
     TRY(plan(w, true));
-    CHECK(r->batch == 10 && r->microbatches == 3);
+    CHECK(region->batch == 10 && region->microbatches == 3);
     const mth__node *last = find(w, "slice", 2);
     CHECK(last && last->attrs.start == 8 && last->attrs.stop == 10 && last->on == mth__place_device(w->mesh, 0));
     CHECK(find(w, "concat", 0)->nin == 3);
@@ -49,10 +50,10 @@ WORLD_TEST(batches_that_microbatches_do_not_divide, 2) {
 }
 WORLD_TEST(a_batch_smaller_than_a_microbatch, 2) {
     mth__value *x = input(w, "input", SHAPE(3, 8));
-    mth__region *r = pipeline(w, 2, 4, MTH__GPIPE, x);
+    mth__region *region = pipeline(w, 2, 4, MTH__GPIPE, x);
     output(w, "output", layer(w, 1, layer(w, 0, x, 8), 4));
     TRY(plan(w, false));
-    CHECK(r->microbatches == 1 && count(w, "slice") == 0 && count(w, "relu") == 2);
+    CHECK(region->microbatches == 1 && count(w, "slice") == 0 && count(w, "relu") == 2);
     return NULL;
 }
 WORLD_TEST(many_microbatches_are_joined_in_steps, 2) {
@@ -115,8 +116,8 @@ WORLD_TEST(data_parallel_stages_cut_what_they_have, 2, 2) {
     w->options.spec = spec;
     w->options.specs = 1;
     mth__value *x = input(w, "input", SHAPE(16, 8));
-    mth__region *r = pipeline(w, 2, 4, MTH__1F1B, x);
-    for (int s = 0; s < 2; s++) r->stage_on[s] = mth__place_slice(w->mesh, 0, s);
+    mth__region *region = pipeline(w, 2, 4, MTH__1F1B, x);
+    for (int stage = 0; stage < 2; stage++) region->stage_on[stage] = mth__place_slice(w->mesh, 0, stage);
     output(w, "output", layer(w, 1, layer(w, 0, x, 8), 4));
     TRY(plan(w, true));
     CHECK(count(w, "all_gather") == 1); /* the output */
@@ -155,33 +156,33 @@ WORLD_TEST(centring_over_the_batch_is_refused, 2) { return refused(w, centred, "
 static mth_status ordered(world *w, int stages, int microbatches, int schedule) {
     mth__value *x = input(w, "input", SHAPE(microbatches * 4, 16));
     pipeline(w, stages, 4, schedule, x);
-    for (int s = 0; s < stages; s++) x = layer(w, s, x, 16);
+    for (int stage = 0; stage < stages; stage++) x = layer(w, stage, x, 16);
     outside(w);
     output(w, "output", x);
     TRY(plan(w, true));
-    for (int s = 0; s < stages; s++) {
+    for (int stage = 0; stage < stages; stage++) {
         int flight = 0, most = 0, backward = 0;
         for (size_t i = 0; i < w->graph->node.n; i++) {
-            const mth__node *n = w->graph->node.at[i];
-            if (n->label.stage != s) continue;
-            flight += !strcmp(n->op->name, "relu") - !strcmp(n->op->name, "relu_grad");
-            backward += !strcmp(n->op->name, "relu_grad");
+            const mth__node *node = w->graph->node.at[i];
+            if (node->label.stage != stage) continue;
+            flight += !strcmp(node->op->name, "relu") - !strcmp(node->op->name, "relu_grad");
+            backward += !strcmp(node->op->name, "relu_grad");
             if (flight > most) most = flight;
-            if (schedule == MTH__GPIPE && !strcmp(n->op->name, "relu")) CHECK(backward == 0);
+            if (schedule == MTH__GPIPE && !strcmp(node->op->name, "relu")) CHECK(backward == 0);
         }
-        CHECK(flight == 0 && most <= (schedule == MTH__GPIPE ? microbatches : stages - s));
+        CHECK(flight == 0 && most <= (schedule == MTH__GPIPE ? microbatches : stages - stage));
     }
     /* what a device takes is what it uses next */
     for (size_t i = 0; i < w->graph->node.n; i++) {
-        const mth__node *n = w->graph->node.at[i];
-        if (strcmp(n->op->name, "transfer")) continue;
+        const mth__node *node = w->graph->node.at[i];
+        if (strcmp(node->op->name, "transfer")) continue;
         size_t next = i + 1;
         while (next < w->graph->node.n &&
-            (w->graph->node.at[next]->on != n->on || !strcmp(w->graph->node.at[next]->op->name, "transfer")))
+            (w->graph->node.at[next]->on != node->on || !strcmp(w->graph->node.at[next]->op->name, "transfer")))
             next++;
         bool used = false;
         const mth__node *reader = next < w->graph->node.n ? w->graph->node.at[next] : NULL;
-        for (int j = 0; reader && j < reader->nin; j++) used |= reader->in[j] == n->out[0];
+        for (int j = 0; reader && j < reader->nin; j++) used |= reader->in[j] == node->out[0];
         CHECK(used);
     }
     return NULL;
@@ -311,10 +312,10 @@ WORLD_TEST(gradients_of_microbatches_are_added_where_they_are_made, 2) {
     for (size_t i = 0; i < w->graph->output.n; i++) {
         const mth__output *o = &w->graph->output.at[i];
         if (!o->is_gradient) continue;
-        const mth__node *n = o->value->node;
-        for (int m = 3; m > 0; m--, n = n->in[2]->node)
-            CHECK(n->accumulates && n->nin == 3 && n->label.microbatch == m);
-        CHECK(!n->accumulates && n->label.microbatch == 0);
+        const mth__node *node = o->value->node;
+        for (int m = 3; m > 0; m--, node = node->in[2]->node)
+            CHECK(node->accumulates && node->nin == 3 && node->label.microbatch == m);
+        CHECK(!node->accumulates && node->label.microbatch == 0);
     }
     return NULL;
 }
@@ -323,8 +324,8 @@ WORLD_TEST(data_parallel_terms_are_added_before_they_are_reduced, 2, 2) {
     w->options.spec = spec;
     w->options.specs = 1;
     mth__value *x = input(w, "input", SHAPE(16, 8));
-    mth__region *r = pipeline(w, 2, 4, MTH__1F1B, x);
-    for (int s = 0; s < 2; s++) r->stage_on[s] = mth__place_slice(w->mesh, 0, s);
+    mth__region *region = pipeline(w, 2, 4, MTH__1F1B, x);
+    for (int stage = 0; stage < 2; stage++) region->stage_on[stage] = mth__place_slice(w->mesh, 0, stage);
     output(w, "output", layer(w, 1, layer(w, 0, x, 8), 4));
     CHECK(accumulated(w, true) == 6 && count(w, "add") == 0 && count(w, "all_reduce") == 2);
     const mth__node *reduced = find(w, "all_reduce", 0);
@@ -354,12 +355,12 @@ WORLD_TEST(a_sum_over_microbatches_forward, 1) {
 /* A row's weight gradients and what its operands' makers send back, with something in the way of the addition. */
 WORLD_TEST(what_is_needed_otherwise_stays_an_addition, 2) {
     for (int k = 0; k < 7; k++) {
-        mth__graph *g = w->graph = w->b.graph = mth__graph_new(w->arena, w->mesh);
+        mth__graph *graph = w->graph = w->b.graph = mth__graph_new(w->arena, w->mesh);
         w->b.label.phase = k != 5 ? MTH__BACKWARD : MTH__FORWARD;
-        mth__value *x = input(w, "x", SHAPE(8, 4)), *z = input(w, "z", SHAPE(8, 4));
-        mth__value *sum = contract(w, "bi,bo->io", x, z);
+        mth__value *x = input(w, "x", SHAPE(8, 4)), *value = input(w, "z", SHAPE(8, 4));
+        mth__value *sum = contract(w, "bi,bo->io", x, value);
         mth__value *view = k == 1 ? with(w, "reshape", (mth__attrs){.rank = 1, .shape = {16}}, sum) : NULL;
-        mth__value *term = contract(w, "bi,bo->io", z, x);
+        mth__value *term = contract(w, "bi,bo->io", value, x);
         if (k == 6) output(w, "between", one(w, "exp", sum));
         mth__value *total = two(w, "add", sum, term);
         output(w, "total", total);
@@ -371,7 +372,7 @@ WORLD_TEST(what_is_needed_otherwise_stays_an_addition, 2) {
         int adding = accumulated(w, false);
         CHECK(adding == (k == 4) && count(w, "contract") == 2);
         if (adding != (k == 4)) printf("  case %d\n", k);
-        CHECK(w->graph == g);
+        CHECK(w->graph == graph);
     }
     return NULL;
 }

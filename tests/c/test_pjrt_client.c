@@ -25,10 +25,10 @@ static bool make_library(const char *name, const char *body, char path[PATH_MAX]
     char source[PATH_MAX], command[3 * PATH_MAX];
     snprintf(path, PATH_MAX, "%s/%s.so", folder, name);
     snprintf(source, sizeof source, "%s/%s.c", folder, name);
-    FILE *f = fopen(source, "w");
-    if (!f) return false;
-    fprintf(f, "#include \"engine/pjrt/pjrt_abi.h\"\n#include <string.h>\n%s\n", body);
-    fclose(f);
+    FILE *file = fopen(source, "w");
+    if (!file) return false;
+    fprintf(file, "#include \"engine/pjrt/pjrt_abi.h\"\n#include <string.h>\n%s\n", body);
+    fclose(file);
     const char *cc = getenv("CC");
     snprintf(command, sizeof command, "%s -std=c17 -w -shared -fPIC -Isrc %s -o %s 2>/dev/null", cc && *cc ? cc : "cc",
         source, path);
@@ -81,19 +81,20 @@ TEST(broken_and_old_plugins) {
 
 TEST(a_plugin_that_opens_nothing) {
     char path[PATH_MAX];
-    mth_backend *b;
+    mth_backend *backend;
     if (!make_library("shut", TABLE("api.PJRT_Plugin_Initialize = works;"), path)) return;
-    CHECK_FAILS(mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"plugin", mth_string(path)}), &b),
+    CHECK_FAILS(
+        mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"plugin", mth_string(path)}), &backend),
         MTH_ERROR_IO, "can't open its devices: out of luck");
     CHECK_FAILS(
         mth_backend_create("pjrt",
             MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"plugin", mth_string(path)}, {"backend", mth_string("tpu")}),
-            &b),
+            &backend),
         MTH_ERROR_UNSUPPORTED, "topology='v5p:2x4x8'");
     CHECK_FAILS(
         mth_backend_create("pjrt",
             MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"plugin", mth_string(path)}, {"backend", mth_string("cuda")}),
-            &b),
+            &backend),
         MTH_ERROR_UNSUPPORTED, "NVIDIA GPU");
 }
 
@@ -130,9 +131,9 @@ TEST(flags_of_the_environment) {
 TEST(an_empty_variable_hides_what_is_installed) {
     static const char variable[] = "MITHRIL_PJRT_PLUGIN_CPU";
     char *before = getenv(variable) ? strdup(getenv(variable)) : NULL;
-    mth_backend *b;
+    mth_backend *backend;
     setenv(variable, "", 1);
-    CHECK_FAILS(mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &b), MTH_ERROR_IO,
+    CHECK_FAILS(mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &backend), MTH_ERROR_IO,
         "MITHRIL_PJRT_PLUGIN_CPU is empty");
     if (before)
         setenv(variable, before, 1);
@@ -146,14 +147,14 @@ static const char *plugins(void) {
     const char *said = getenv("MITHRIL_TEST_PLUGINS");
     static char found[PATH_MAX];
     if (said && *said) return said;
-    mth_backend *b = open_or_skip("pjrt", 1);
-    if (!b) return NULL;
+    mth_backend *backend = open_or_skip("pjrt", 1);
+    if (!backend) return NULL;
     char *text;
-    CHECK_STATUS(mth_backend_describe(b, &text));
+    CHECK_STATUS(mth_backend_describe(backend, &text));
     const char *at = strstr(text, ": /");
     if (at) snprintf(found, sizeof found, "%.*s", (int)strcspn(at + 2, "\n"), at + 2);
     mth_text_free(text);
-    mth_backend_free(b);
+    mth_backend_free(backend);
     return found;
 }
 
@@ -172,15 +173,15 @@ static mth_status open_on(const char *path, int devices, mth_backend **out) {
 
 static void opens_and_closes(const char *path) {
     static const int count[] = {1, 3, 8, 2};
-    mth_backend *b[4];
+    mth_backend *backend[4];
     for (int i = 0; i < 20; i++) {
-        CHECK_STATUS(open_on(path, 1 + i % 5, &b[0]));
-        mth_backend_free(b[0]);
+        CHECK_STATUS(open_on(path, 1 + i % 5, &backend[0]));
+        mth_backend_free(backend[0]);
     }
-    for (int i = 0; i < 4; i++) CHECK_STATUS(open_on(path, count[i], &b[i]));
+    for (int i = 0; i < 4; i++) CHECK_STATUS(open_on(path, count[i], &backend[i]));
     for (int i = 0; i < 4; i++) {
         char *text, want[64];
-        CHECK_STATUS(mth_backend_describe(b[i], &text));
+        CHECK_STATUS(mth_backend_describe(backend[i], &text));
         snprintf(want, sizeof want, count[i] == 1 ? "device 0: " : "devices 0 to %d: ", count[i] - 1);
         CHECK(strstr(text, want));
         CHECK(strstr(text, "platform cpu"));
@@ -188,17 +189,17 @@ static void opens_and_closes(const char *path) {
         CHECK(strstr(text, path));
         mth_text_free(text);
     }
-    for (int i = 0; i < 4; i++) mth_backend_free(b[i]);
+    for (int i = 0; i < 4; i++) mth_backend_free(backend[i]);
 }
 
 TEST(clients) { each_plugin(opens_and_closes); }
 
 static void *opens_in_a_thread(void *path) {
-    mth_backend *b;
+    mth_backend *backend;
     for (int i = 0; i < 4; i++) {
-        mth_status s = open_on(path, 2, &b);
-        if (s) return s;
-        mth_backend_free(b);
+        mth_status status = open_on(path, 2, &backend);
+        if (status) return status;
+        mth_backend_free(backend);
     }
     return NULL;
 }
@@ -214,12 +215,12 @@ static void opens_in_threads(const char *path) {
 TEST(clients_of_several_threads) { each_plugin(opens_in_threads); }
 
 /* ---------------------------------------------------------------- options */
-#define OPEN(...) mth_backend_create("pjrt", MTH_OPTIONS(__VA_ARGS__), &b)
+#define OPEN(...) mth_backend_create("pjrt", MTH_OPTIONS(__VA_ARGS__), &backend)
 #define MESH {"device_mesh", MTH_INTS(2, 4)}
 #define DICT(key, ...) mth_dict(1, (const char *const[]){key}, (mth_arg[]){__VA_ARGS__})
 
 TEST(options_that_contradict) {
-    mth_backend *b = NULL;
+    mth_backend *backend = NULL;
     CHECK_FAILS(OPEN(MESH, {"topology", mth_string("v5p:2x2x2")}), MTH_ERROR_VALUE, "give backend='tpu'");
     CHECK_FAILS(OPEN(MESH, {"backend", mth_string("rocm")}), MTH_ERROR_VALUE, "backend='rocm' is none of cpu|cuda|tpu");
     CHECK_FAILS(OPEN(MESH, {"spmd_mesh_shape", MTH_INTS(2, 2, 2)}), MTH_ERROR_VALUE, "give mesh_context='spmd'");
@@ -241,21 +242,21 @@ TEST(options_that_contradict) {
 }
 
 static void takes_options(const char *path) {
-    mth_backend *b = NULL;
+    mth_backend *backend = NULL;
     const mth_option plugin = {"plugin", mth_string(path)}, spmd = {"mesh_context", mth_string("spmd")};
     static const int64_t right[][3] = {{2, 4, 1}, {2, 2, 2}, {1, 2, 4}};
     for (size_t i = 0; i < sizeof right / sizeof *right; i++) {
         CHECK_STATUS(OPEN(MESH, plugin, spmd, {"spmd_mesh_shape", MTH_INTS(right[i][0], right[i][1], right[i][2])},
             {"auto_sharding", mth_bool(true)}, {"spmd_partition_dims", mth_int(3)}));
-        mth_backend_free(b);
+        mth_backend_free(backend);
     }
     CHECK_STATUS(OPEN(MESH, plugin, {"compile_options", DICT("xla_backend_optimization_level", mth_int(0))}));
-    mth_backend_free(b);
-    mth_status s = OPEN(MESH, plugin, {"platform_options", DICT("asynchronous", mth_bool(false))});
-    if (!s)
-        mth_backend_free(b);
+    mth_backend_free(backend);
+    mth_status status = OPEN(MESH, plugin, {"platform_options", DICT("asynchronous", mth_bool(false))});
+    if (!status)
+        mth_backend_free(backend);
     else
-        CHECK_FAILS(s, MTH_ERROR_UNSUPPORTED, "has no 'asynchronous'");
+        CHECK_FAILS(status, MTH_ERROR_UNSUPPORTED, "has no 'asynchronous'");
     CHECK_FAILS(OPEN(MESH, plugin, {"platform_options", DICT("cpu_device_count", mth_int(3))}), MTH_ERROR_VALUE,
         "give device_mesh=(n,)");
     CHECK_FAILS(
@@ -271,20 +272,20 @@ TEST(options_of_a_client) { each_plugin(takes_options); }
 /* The plugin's own memory apart, every allocation may fail: nothing stays behind, and the next try goes well. */
 static void survives_failing_allocations(const char *path) {
     const mth_option plugin = {"plugin", mth_string(path)};
-    mth_backend *b;
+    mth_backend *backend;
     bool done = false;
     int64_t n = 0;
     for (; !done && n < 500; n++) {
         mth_debug_fail_allocation(n);
-        mth_status s = OPEN(MESH, plugin, {"mesh_context", mth_string("spmd")}, {"spmd_mesh_shape", MTH_INTS(2, 2, 2)},
-            {"compile_options", DICT("xla_dump_to", mth_string("/tmp"))});
+        mth_status status = OPEN(MESH, plugin, {"mesh_context", mth_string("spmd")},
+            {"spmd_mesh_shape", MTH_INTS(2, 2, 2)}, {"compile_options", DICT("xla_dump_to", mth_string("/tmp"))});
         mth_debug_fail_allocation(-1);
-        done = !s;
-        CHECK(!s || mth_error_get_code(s) == MTH_ERROR_MEMORY);
-        mth_error_free(s);
+        done = !status;
+        CHECK(!status || mth_error_get_code(status) == MTH_ERROR_MEMORY);
+        mth_error_free(status);
     }
     CHECK(done && n > 1);
-    if (done) mth_backend_free(b);
+    if (done) mth_backend_free(backend);
 }
 TEST(failing_allocations) { each_plugin(survives_failing_allocations); }
 
@@ -297,40 +298,41 @@ static mth_status open_topology(int devices, const char *topology, mth_backend *
 }
 
 static void describes(int devices, const char *topology, const char *first, const char *second) {
-    mth_backend *b;
+    mth_backend *backend;
     char *text;
-    mth_status s = open_topology(devices, topology, &b);
-    CHECK_STATUS(s);
-    if (s) return;
-    CHECK_STATUS(mth_backend_describe(b, &text));
+    mth_status status = open_topology(devices, topology, &backend);
+    CHECK_STATUS(status);
+    if (status) return;
+    CHECK_STATUS(mth_backend_describe(backend, &text));
     CHECK(strstr(text, first) && strstr(text, second) && strstr(text, "can't run"));
     if (!strstr(text, first) || !strstr(text, second)) puts(text);
     mth_text_free(text);
-    mth_backend_free(b);
+    mth_backend_free(backend);
 }
 
 TEST(topologies) {
-    mth_backend *b;
-    mth_status s = open_topology(4, "v5p:2x2x1", &b);
-    if (s && strstr(mth_error_get_message(s), "pip install libtpu")) {
-        SKIP("%s", mth_error_get_what(s));
-        mth_error_free(s);
+    mth_backend *backend;
+    mth_status status = open_topology(4, "v5p:2x2x1", &backend);
+    if (status && strstr(mth_error_get_message(status), "pip install libtpu")) {
+        SKIP("%s", mth_error_get_what(status));
+        mth_error_free(status);
         return;
     }
-    CHECK_STATUS(s);
-    if (!s) mth_backend_free(b);
+    CHECK_STATUS(status);
+    if (!status) mth_backend_free(backend);
     describes(8, "2x4x8", "topology v5p:2x4x8: 64 chips of TPU v5, the mesh takes the first 8 of 64 chips, in order",
         "102.8 GB");
     describes(4, "v5p:2x2x1", "topology v5p:2x2x1: 4 chips of TPU v5, the mesh takes all of them, in order", "a chip");
     describes(8, "v4:2x2x1", "4 chips of TPU v4 with 8 cores, the mesh takes all of them", "a core");
     describes(256, "v6e:16x16", "256 chips of TPU v6 lite", "33.5 GB");
     describes(2048, "v5p:8x16x16", "2048 chips of TPU v5", "102.8 GB");
-    CHECK_FAILS(open_topology(65, "2x4x8", &b), MTH_ERROR_VALUE, "takes 65 devices, the topology v5p:2x4x8 has 64");
+    CHECK_FAILS(
+        open_topology(65, "2x4x8", &backend), MTH_ERROR_VALUE, "takes 65 devices, the topology v5p:2x4x8 has 64");
     static const char *const wrong[] = {"v5p-256", "v5litepod-16", "v5e:3x3", "", "v5p:", ":", "v5p:0x0x0", "v5p:2x2x",
         "x", "7", "v9z:2x2x1", "v5p:99999999999999999999x1x1", "v5p:1x1x1x1x1x1", "v5p:2x2x1_twisted_twisted",
         "v5p:-1x2x2", "v5p:1000x1000x1000"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        CHECK_FAILS(open_topology(1, wrong[i], &b), MTH_ERROR_VALUE, "there is no topology");
+        CHECK_FAILS(open_topology(1, wrong[i], &backend), MTH_ERROR_VALUE, "there is no topology");
 }
 
 RUN()

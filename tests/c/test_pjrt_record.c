@@ -17,7 +17,7 @@ static bool has_plugin(void) {
 static const mth__program *plan_of_seed(unsigned seed) {
     mth__emit_options options = random_emit_options(seed);
     options.views = mth__engine_pjrt.traits.views;
-    const mth__program *program = emit_plan(random_graph(a, seed), &options);
+    const mth__program *program = emit_plan(random_graph(arena, seed), &options);
     CHECK_STATUS(mth__program_verify(program));
     return program;
 }
@@ -40,12 +40,12 @@ typedef struct {
 } session;
 
 static void begin(session *s, const mth__program *program) {
-    const mth__offsets offset = mth__buffer_offsets(a, program);
+    const mth__offsets offset = mth__buffer_offsets(arena, program);
     *s = (session){.program = program,
         .entries = (size_t)offset.entry[program->entry.n],
         .exits = (size_t)offset.exit[program->exit.n]};
-    s->entry = NEW_ARRAY(a, mth__buffer *, s->entries + 1);
-    s->exit = NEW_ARRAY(a, mth__buffer *, s->exits + 1);
+    s->entry = NEW_ARRAY(arena, mth__buffer *, s->entries + 1);
+    s->exit = NEW_ARRAY(arena, mth__buffer *, s->exits + 1);
     CHECK_STATUS(mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(program->mesh->count)}), &s->backend));
     mth__engine *engine = s->backend->devices.engine;
     CHECK_STATUS(mth__engine_pjrt.load(engine, program, NULL, &s->executable));
@@ -72,7 +72,7 @@ static void check_events(const mth__program *program, const mth__recorded *event
     for (int device = 0; device < program->mesh->count; device++) {
         const int of = program->role_of[device];
         const mth__role *role = of < 0 ? NULL : &program->role.at[of];
-        int *times = NEW_ARRAY(a, int, role ? role->instr.n : 1), seen = 0;
+        int *times = NEW_ARRAY(arena, int, role ? role->instr.n : 1), seen = 0;
         for (size_t i = 0; i < n; i++) {
             if (event[i].device != device) continue;
             CHECK(role && event[i].stream == 0);
@@ -122,19 +122,19 @@ static void record_runs(const mth__program *program) {
 }
 
 GUARDED_IF(has_plugin(), modules_are_recorded) {
-    mth__arena *outer = a;
+    mth__arena *outer = arena;
     int of_one = 0, of_several = 0;
     for (unsigned seed = 0; seed < SEEDS && (of_one < OF_EACH || of_several < OF_EACH); seed++) {
-        a = mth__arena_new();
+        arena = mth__arena_new();
         const mth__program *program = plan_of_seed(seed);
         int *met = program->role.n == 1 ? &of_one : &of_several;
         if (program->mesh->count > 1 && works_of(&program->role.at[0]) && *met < OF_EACH) {
             record_runs(program);
             (*met)++;
         }
-        mth__arena_free(a);
+        mth__arena_free(arena);
     }
-    a = outer;
+    arena = outer;
     CHECK(of_one == OF_EACH && of_several == OF_EACH);
 }
 

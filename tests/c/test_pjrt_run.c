@@ -15,15 +15,15 @@ static const mth__engine_vtable *const pjrt = &mth__engine_pjrt;
 #define WITH_PLUGIN(id) GUARDED_IF(has_plugin(), id)
 
 static mth_backend *open_backend(const char *engine, int devices) {
-    mth_backend *b = NULL;
-    CHECK_STATUS(mth_backend_create(engine, MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}), &b));
-    return b;
+    mth_backend *backend = NULL;
+    CHECK_STATUS(mth_backend_create(engine, MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}), &backend));
+    return backend;
 }
 
 static bool has_plugin(void) {
-    mth_backend *b = open_or_skip("pjrt", 1);
-    mth_backend_free(b);
-    return b != NULL;
+    mth_backend *backend = open_or_skip("pjrt", 1);
+    mth_backend_free(backend);
+    return backend != NULL;
 }
 
 static mth__emit_options options(unsigned seed) {
@@ -45,8 +45,8 @@ typedef struct {
     int64_t results; /* elements that leave, of all devices */
 } session;
 
-static int64_t part_bytes(mth__shape shape, const mth__sharding *s, int device) {
-    return mth__shape_size(mth__local_shape(shape, s, s->on->rank_of[device], NULL, NULL)) * 4;
+static int64_t part_bytes(mth__shape shape, const mth__sharding *sharding, int device) {
+    return mth__shape_size(mth__local_shape(shape, sharding, sharding->on->rank_of[device], NULL, NULL)) * 4;
 }
 
 /* Element i of a global tensor. */
@@ -54,8 +54,8 @@ static float number(size_t entry, int64_t i) {
     return (float)((i * 2654435761u + (int64_t)entry * 40503) % 199 - 99) / 128;
 }
 
-static void write_part(const mth__program *p, size_t e, int device, float *to) {
-    const mth__entry *entry = &p->entry.at[e];
+static void write_part(const mth__program *program, size_t e, int device, float *to) {
+    const mth__entry *entry = &program->entry.at[e];
     int64_t start[MTH__RANK], step[MTH__RANK], stride[MTH__RANK];
     const mth__shape local =
         mth__local_shape(entry->shape, &entry->sharding, entry->sharding.on->rank_of[device], start, step);
@@ -70,30 +70,32 @@ static void write_part(const mth__program *p, size_t e, int device, float *to) {
     }
 }
 
-static session session_on(mth_backend *b, const mth__program *p) {
-    session s = {.vt = b->vtable, .engine = b->devices.engine, .p = p, .devices = p->mesh->count};
-    s.first_entry = mth__buffer_offsets(a, p).entry;
-    s.first_exit = mth__buffer_offsets(a, p).exit;
-    s.entry = NEW_ARRAY(a, mth__buffer *, s.first_entry[p->entry.n] + 1);
-    s.exit = NEW_ARRAY(a, mth__buffer *, s.first_exit[p->exit.n] + 1);
-    for (size_t e = 0; e < p->exit.n; e++)
-        for (int r = 0; r < p->exit.at[e].sharding.on->count; r++)
-            s.results +=
-                part_bytes(p->exit.at[e].shape, &p->exit.at[e].sharding, p->exit.at[e].sharding.on->device[r]) / 4;
+static session session_on(mth_backend *backend, const mth__program *program) {
+    session s = {
+        .vt = backend->vtable, .engine = backend->devices.engine, .p = program, .devices = program->mesh->count};
+    s.first_entry = mth__buffer_offsets(arena, program).entry;
+    s.first_exit = mth__buffer_offsets(arena, program).exit;
+    s.entry = NEW_ARRAY(arena, mth__buffer *, s.first_entry[program->entry.n] + 1);
+    s.exit = NEW_ARRAY(arena, mth__buffer *, s.first_exit[program->exit.n] + 1);
+    for (size_t exit_number = 0; exit_number < program->exit.n; exit_number++)
+        for (int rank = 0; rank < program->exit.at[exit_number].sharding.on->count; rank++)
+            s.results += part_bytes(program->exit.at[exit_number].shape, &program->exit.at[exit_number].sharding,
+                             program->exit.at[exit_number].sharding.on->device[rank]) /
+                4;
     return s;
 }
 
 static mth_status session_load(session *s) { return s->vt->load(s->engine, s->p, NULL, &s->x); }
 
 static mth_status session_fill(session *s) {
-    for (size_t e = 0; e < s->p->entry.n; e++) {
-        const mth__placement *on = s->p->entry.at[e].sharding.on;
-        for (int r = 0; r < on->count; r++) {
-            const int d = on->device[r];
-            mth__buffer **b = &s->entry[s->first_entry[e] + r];
-            TRY(s->vt->memory.new(
-                s->engine, d, part_bytes(s->p->entry.at[e].shape, &s->p->entry.at[e].sharding, d), b));
-            write_part(s->p, e, d, s->vt->memory.host(*b));
+    for (size_t entry_number = 0; entry_number < s->p->entry.n; entry_number++) {
+        const mth__placement *on = s->p->entry.at[entry_number].sharding.on;
+        for (int rank = 0; rank < on->count; rank++) {
+            const int d = on->device[rank];
+            mth__buffer **buffer = &s->entry[s->first_entry[entry_number] + rank];
+            TRY(s->vt->memory.new(s->engine, d,
+                part_bytes(s->p->entry.at[entry_number].shape, &s->p->entry.at[entry_number].sharding, d), buffer));
+            write_part(s->p, entry_number, d, s->vt->memory.host(*buffer));
         }
     }
     return NULL;
@@ -105,11 +107,11 @@ static mth_status session_run(session *s, const mth__stop *stop) {
 
 /* What left, one exit after the other, each device's part. */
 static mth_status session_read(session *s, float *to) {
-    for (size_t e = 0; e < s->p->exit.n; e++)
-        for (int r = 0; r < s->p->exit.at[e].sharding.on->count; r++) {
-            const int d = s->p->exit.at[e].sharding.on->device[r];
-            const int64_t bytes = part_bytes(s->p->exit.at[e].shape, &s->p->exit.at[e].sharding, d);
-            TRY(s->vt->memory.read(s->exit[s->first_exit[e] + r], 0, to, bytes));
+    for (size_t exit_number = 0; exit_number < s->p->exit.n; exit_number++)
+        for (int rank = 0; rank < s->p->exit.at[exit_number].sharding.on->count; rank++) {
+            const int d = s->p->exit.at[exit_number].sharding.on->device[rank];
+            const int64_t bytes = part_bytes(s->p->exit.at[exit_number].shape, &s->p->exit.at[exit_number].sharding, d);
+            TRY(s->vt->memory.read(s->exit[s->first_exit[exit_number] + rank], 0, to, bytes));
             to += bytes / 4;
         }
     return NULL;
@@ -139,16 +141,16 @@ static bool has_exits(const session *s) {
     return any;
 }
 
-static const float *wanted(const mth__program *p) {
-    mth_backend *b = open_backend("reference", p->mesh->count);
-    session s = session_on(b, p);
-    float *out = NEW_ARRAY(a, float, s.results + 1);
+static const float *wanted(const mth__program *program) {
+    mth_backend *backend = open_backend("reference", program->mesh->count);
+    session s = session_on(backend, program);
+    float *out = NEW_ARRAY(arena, float, s.results + 1);
     CHECK_STATUS(session_load(&s));
     CHECK_STATUS(session_fill(&s));
     CHECK_STATUS(session_run(&s, NULL));
     CHECK_STATUS(session_read(&s, out));
     session_end(&s);
-    mth_backend_free(b);
+    mth_backend_free(backend);
     return out;
 }
 
@@ -165,7 +167,7 @@ static int64_t differences(const float *x, const float *want, int64_t n) {
 }
 
 static void check_results(session *s, const float *want) {
-    float *got = NEW_ARRAY(a, float, s->results + 1);
+    float *got = NEW_ARRAY(arena, float, s->results + 1);
     for (int64_t i = 0; i < s->first_exit[s->p->exit.n]; i++) CHECK(s->exit[i] != NULL);
     CHECK_STATUS(session_read(s, got));
     CHECK(differences(got, want, s->results) == 0);
@@ -178,13 +180,13 @@ static int cases(int usual) {
 
 static mth__program *random_program(unsigned seed) {
     const mth__emit_options o = options(seed);
-    return emit_plan(random_graph(a, seed), &o);
+    return emit_plan(random_graph(arena, seed), &o);
 }
 
-static void run_random(const mth__program *p) {
-    const float *want = wanted(p);
-    mth_backend *b = open_backend("pjrt", p->mesh->count);
-    session s = session_on(b, p);
+static void run_random(const mth__program *program) {
+    const float *want = wanted(program);
+    mth_backend *backend = open_backend("pjrt", program->mesh->count);
+    session s = session_on(backend, program);
     CHECK_STATUS(session_load(&s));
     CHECK_STATUS(session_fill(&s));
     for (int again = 0; again < 2; again++) { /* of the same buffers: nothing that came in was overwritten */
@@ -193,7 +195,7 @@ static void run_random(const mth__program *p) {
         release_exits(&s);
     }
     session_end(&s);
-    mth_backend_free(b);
+    mth_backend_free(backend);
 }
 
 /* The first seeds, and of the others those that bring a kind of communication by an algorithm that was not met before;
@@ -204,25 +206,26 @@ enum { FIRST_SEEDS = 0 };
 enum { FIRST_SEEDS = 12 };
 #endif
 WITH_PLUGIN(random_programs_give_the_reference_engine_s_numbers) {
-    mth__arena *outer = a;
+    mth__arena *outer = arena;
     bool met[MTH__CHANNEL_KINDS][MTH__ALGORITHMS] = {{0}};
     int run = 0;
     for (unsigned seed = 0; seed < (unsigned)cases(FIRST_SEEDS) || (seed < 400 && unit_failures < 4); seed++) {
-        a = mth__arena_new();
-        const mth__program *p = random_program(seed);
+        arena = mth__arena_new();
+        const mth__program *program = random_program(seed);
         bool fresh = seed < (unsigned)cases(FIRST_SEEDS);
-        for (size_t c = 0; c < p->channel.n; c++) {
-            bool *before = &met[p->channel.at[c].kind][p->channel.at[c].algorithm];
+        for (size_t channel_number = 0; channel_number < program->channel.n; channel_number++) {
+            bool *before =
+                &met[program->channel.at[channel_number].kind][program->channel.at[channel_number].algorithm];
             fresh |= !*before;
             *before = true;
         }
         const int before = unit_failures;
-        if (fresh) run_random(p);
+        if (fresh) run_random(program);
         run += fresh;
-        if (unit_failures != before) printf("seed %u:\n%s\n", seed, plan_text(p));
-        mth__arena_free(a);
+        if (unit_failures != before) printf("seed %u:\n%s\n", seed, plan_text(program));
+        mth__arena_free(arena);
     }
-    a = outer;
+    arena = outer;
     for (int k = 0; k < MTH__TRANSFER; k++)
         for (int m = 0; m < MTH__ALGORITHMS; m++) CHECK(met[k][m]);
     CHECK(met[MTH__TRANSFER][MTH__DIRECT]);
@@ -243,11 +246,11 @@ static mth_status whole_life(session *s, float *to, const mth__stop *stop) {
 
 /* Compiled programs stay in the engine's cache: what fails is ours, from loading to reading what left. */
 static void fails_at_every_index(unsigned seed) {
-    const mth__program *p = random_program(seed);
-    const float *want = wanted(p);
-    mth_backend *b = open_backend("pjrt", p->mesh->count);
-    session s = session_on(b, p);
-    float *got = NEW_ARRAY(a, float, s.results + 1);
+    const mth__program *program = random_program(seed);
+    const float *want = wanted(program);
+    mth_backend *backend = open_backend("pjrt", program->mesh->count);
+    session s = session_on(backend, program);
+    float *got = NEW_ARRAY(arena, float, s.results + 1);
     int64_t count = 0, live = 0;
     for (int once = 0; once < 2; once++) {
         session_end(&s);
@@ -275,7 +278,7 @@ static void fails_at_every_index(unsigned seed) {
         session_end(&s);
         CHECK(mth_debug_live_allocations() == live);
     }
-    mth_backend_free(b);
+    mth_backend_free(backend);
 }
 WITH_PLUGIN(allocations_fail_at_every_index) {
     fails_at_every_index(MANY_HOPS);
@@ -292,10 +295,10 @@ static void *stop_soon(void *microseconds) {
 }
 
 WITH_PLUGIN(an_interrupt_ends_a_run_and_nothing_else) {
-    const mth__program *p = emit_plan(pipeline(a, MESH(a, 4), 4, 16, 256, 256), &(mth__emit_options){0});
-    const float *want = wanted(p);
-    mth_backend *b = open_backend("pjrt", 4);
-    session s = session_on(b, p);
+    const mth__program *program = emit_plan(pipeline(arena, MESH(arena, 4), 4, 16, 256, 256), &(mth__emit_options){0});
+    const float *want = wanted(program);
+    mth_backend *backend = open_backend("pjrt", 4);
+    session s = session_on(backend, program);
     CHECK_STATUS(session_load(&s));
     CHECK_STATUS(session_fill(&s));
     int stopped = 0;
@@ -317,7 +320,7 @@ WITH_PLUGIN(an_interrupt_ends_a_run_and_nothing_else) {
     CHECK_STATUS(session_run(&s, &stop));
     check_results(&s, want);
     session_end(&s);
-    mth_backend_free(b);
+    mth_backend_free(backend);
 }
 
 /* ---------------------------------------------------------------- threads */
@@ -346,20 +349,20 @@ static void *use(void *argument) {
 /* Two share an executable, one has its own of another program, two load one each time. */
 WITH_PLUGIN(several_threads_share_an_engine) {
     enum { USERS = 5 };
-    mth__program *p[2] = {NULL};
+    mth__program *program[2] = {NULL};
     const float *want[2];
     unsigned seed = 0;
     for (int i = 0; i < 2; i++) {
-        do p[i] = random_program(seed++);
-        while (p[i]->mesh->count != 4 || p[i]->channel.n < 4);
-        want[i] = wanted(p[i]);
+        do program[i] = random_program(seed++);
+        while (program[i]->mesh->count != 4 || program[i]->channel.n < 4);
+        want[i] = wanted(program[i]);
     }
-    mth_backend *b = open_backend("pjrt", 4);
+    mth_backend *backend = open_backend("pjrt", 4);
     user u[USERS];
     pthread_t thread[USERS];
     for (int i = 0; i < USERS; i++) {
-        u[i] = (user){.s = session_on(b, p[i % 2]), .want = want[i % 2], .loads = i >= 3};
-        u[i].got = NEW_ARRAY(a, float, u[i].s.results + 1);
+        u[i] = (user){.s = session_on(backend, program[i % 2]), .want = want[i % 2], .loads = i >= 3};
+        u[i].got = NEW_ARRAY(arena, float, u[i].s.results + 1);
         if (i != 2 && !u[i].loads) CHECK_STATUS(session_load(&u[i].s));
         if (i == 2) u[i].s.x = u[0].s.x;
         if (!u[i].loads) CHECK_STATUS(session_fill(&u[i].s));
@@ -371,26 +374,26 @@ WITH_PLUGIN(several_threads_share_an_engine) {
         if (i == 2) u[i].s.x = NULL;
         session_end(&u[i].s);
     }
-    mth_backend_free(b);
+    mth_backend_free(backend);
 }
 
 /* ---------------------------------------------------------------- lives */
 WITH_PLUGIN(objects_may_be_freed_in_any_order) {
     static const char orders[][5] = {"bxio", "xbio", "ioxb", "ibxo", "xiob", "obix"};
-    const mth__program *p = random_program(FEW);
-    const float *want = wanted(p);
+    const mth__program *program = random_program(FEW);
+    const float *want = wanted(program);
     int64_t live = mth_debug_live_allocations();
-    mth__arena *outer = a;
+    mth__arena *outer = arena;
     for (size_t k = 0; k < sizeof orders / sizeof *orders; k++) {
-        a = mth__arena_new();
-        mth_backend *b = open_backend("pjrt", p->mesh->count);
-        session s = session_on(b, p);
-        float *got = NEW_ARRAY(a, float, s.results + 1);
+        arena = mth__arena_new();
+        mth_backend *backend = open_backend("pjrt", program->mesh->count);
+        session s = session_on(backend, program);
+        float *got = NEW_ARRAY(arena, float, s.results + 1);
         CHECK_STATUS(session_load(&s));
         CHECK_STATUS(session_fill(&s));
         CHECK_STATUS(session_run(&s, NULL));
         for (const char *o = orders[k]; *o; o++) {
-            if (*o == 'b') mth_backend_free(b);
+            if (*o == 'b') mth_backend_free(backend);
             if (*o == 'x') session_unload(&s);
             if (*o == 'i') release_entries(&s);
             if (*o != 'o') continue;
@@ -398,10 +401,10 @@ WITH_PLUGIN(objects_may_be_freed_in_any_order) {
             CHECK(differences(got, want, s.results) == 0);
             release_exits(&s);
         }
-        mth__arena_free(a);
+        mth__arena_free(arena);
         CHECK(mth_debug_live_allocations() == live);
     }
-    a = outer;
+    arena = outer;
 }
 
 typedef struct {
@@ -417,25 +420,26 @@ static void take_back(void *context) {
 
 /* Lends every part; devices with equal parts share one buffer. */
 static mth_status lend(session *s, loan *l, int *count) {
-    for (size_t e = 0; e < s->p->entry.n; e++) {
-        const mth__sharding *how = &s->p->entry.at[e].sharding;
-        for (int r = 0; r < how->on->count; r++) {
+    for (size_t entry_number = 0; entry_number < s->p->entry.n; entry_number++) {
+        const mth__sharding *how = &s->p->entry.at[entry_number].sharding;
+        for (int rank = 0; rank < how->on->count; rank++) {
             int64_t start[2][MTH__RANK], step[MTH__RANK];
-            mth__buffer **b = &s->entry[s->first_entry[e] + r], *equal = NULL;
-            const mth__shape local = mth__local_shape(s->p->entry.at[e].shape, how, r, start[0], step);
-            for (int q = 0; q < r && !equal; q++)
-                if (mth__shape_equal(mth__local_shape(s->p->entry.at[e].shape, how, q, start[1], step), local) &&
+            mth__buffer **buffer = &s->entry[s->first_entry[entry_number] + rank], *equal = NULL;
+            const mth__shape local = mth__local_shape(s->p->entry.at[entry_number].shape, how, rank, start[0], step);
+            for (int q = 0; q < rank && !equal; q++)
+                if (mth__shape_equal(
+                        mth__local_shape(s->p->entry.at[entry_number].shape, how, q, start[1], step), local) &&
                     !memcmp(start[0], start[1], (size_t)local.rank * sizeof **start))
-                    equal = s->entry[s->first_entry[e] + q];
+                    equal = s->entry[s->first_entry[entry_number] + q];
             if (equal) {
-                s->vt->memory.retain(*b = equal);
+                s->vt->memory.retain(*buffer = equal);
                 continue;
             }
             loan *next = &l[*count];
             next->elements = mth__shape_size(local);
-            write_part(s->p, e, how->on->device[r], next->data);
+            write_part(s->p, entry_number, how->on->device[rank], next->data);
             TRY(s->vt->memory.borrow(
-                s->engine, how->on->device[r], next->data, 4 * next->elements, take_back, next, b));
+                s->engine, how->on->device[rank], next->data, 4 * next->elements, take_back, next, buffer));
             ++*count;
         }
     }
@@ -443,14 +447,14 @@ static mth_status lend(session *s, loan *l, int *count) {
 }
 
 static void lends(unsigned seed) {
-    const mth__program *p = random_program(seed);
-    const float *want = wanted(p);
-    mth_backend *b = open_backend("pjrt", p->mesh->count);
-    session s = session_on(b, p);
+    const mth__program *program = random_program(seed);
+    const float *want = wanted(program);
+    mth_backend *backend = open_backend("pjrt", program->mesh->count);
+    session s = session_on(backend, program);
     enum { PART = 128 }; /* elements, of one loan at most */
-    const int room = (int)p->entry.n * s.devices;
-    loan *l = NEW_ARRAY(a, loan, room);
-    float *data = NEW_ARRAY(a, float, room *PART + 16), *got = NEW_ARRAY(a, float, s.results + 1);
+    const int room = (int)program->entry.n * s.devices;
+    loan *l = NEW_ARRAY(arena, loan, room);
+    float *data = NEW_ARRAY(arena, float, room *PART + 16), *got = NEW_ARRAY(arena, float, s.results + 1);
     data += (64 - (uintptr_t)data % 64) % 64 / 4;
     CHECK_STATUS(session_load(&s));
     int64_t count = INT64_MAX;
@@ -475,7 +479,7 @@ static void lends(unsigned seed) {
         release_exits(&s);
     }
     session_end(&s);
-    mth_backend_free(b);
+    mth_backend_free(backend);
 }
 WITH_PLUGIN(lent_memory_is_given_back_once) {
     lends(MANY_HOPS);

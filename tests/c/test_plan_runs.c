@@ -7,11 +7,11 @@
 #include "guarded.h"
 
 enum { MOST_RUN = 1 << 20 };
-static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+static bool is_digit(char character) { return character >= '0' && character <= '9'; }
 
 /* A copy of the text in which s[from, to) is `word`. */
 static char *replace(const char *s, size_t from, size_t to, const char *word) {
-    return mth__format(a, "%.*s%s%s", (int)from, s, word, s + to);
+    return mth__format(arena, "%.*s%s%s", (int)from, s, word, s + to);
 }
 
 /* Another number for one of the text's. */
@@ -31,7 +31,7 @@ static char *empty_shapes(char *s) {
     while (at < n && s[at] != '[') at++;
     while (at + 1 + length < n && is_digit(s[at + 1 + length])) length++;
     if (at >= n || length == 0) return s;
-    char *number = mth__format(a, "%.*s", (int)length, s + at + 1), *out = s;
+    char *number = mth__format(arena, "%.*s", (int)length, s + at + 1), *out = s;
     for (size_t i = 0; out[i]; i++) {
         bool begins =
             (out[i] == '[' || out[i] == ',') && !strncmp(out + i + 1, number, length) && !is_digit(out[i + 1 + length]);
@@ -45,7 +45,8 @@ static char *spoil_line(char *s) { /* dropped, or doubled */
     while (at > 0 && s[at - 1] != '\n') at--;
     end = at + strcspn(s + at, "\n");
     end += s[end] == '\n';
-    return pick(2) ? replace(s, at, end, "") : replace(s, end, end, mth__format(a, "%.*s", (int)(end - at), s + at));
+    return pick(2) ? replace(s, at, end, "")
+                   : replace(s, end, end, mth__format(arena, "%.*s", (int)(end - at), s + at));
 }
 
 /* A place in the slab becomes one in an exit, or a place in an exit one in another. */
@@ -61,30 +62,30 @@ static char *spoil_place(char *s) {
 /* Runs it where it is right and small; counts what ran. */
 static void run_text(const char *text, unsigned seed, int *ran) {
     static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_reference};
-    mth__program *p = NULL;
-    mth_status s = mth__program_parse(a, text, &p);
-    if (!s) s = mth__program_verify(p);
-    if (!s && program_weight(p) <= MOST_RUN) {
-        const char *fault = plain_verify(a, p, seed);
+    mth__program *program = NULL;
+    mth_status status = mth__program_parse(arena, text, &program);
+    if (!status) status = mth__program_verify(program);
+    if (!status && program_weight(program) <= MOST_RUN) {
+        const char *fault = plain_verify(arena, program, seed);
         CHECK(fault == NULL);
         if (fault) printf("%s\n%s\n", fault, text);
         for (int k = 0; k < 2 && !fault; k++) {
-            s = run_program(a, engines[k], p);
-            bool wrong = s && mth_error_get_code(s) == MTH_ERROR_INTERNAL;
+            status = run_program(arena, engines[k], program);
+            bool wrong = status && mth_error_get_code(status) == MTH_ERROR_INTERNAL;
             CHECK(!wrong);
-            if (wrong) printf("seed %u, %s: %s\n%s\n", seed, engines[k]->name, mth_error_get_message(s), text);
-            mth_error_free(s);
-            s = NULL;
+            if (wrong) printf("seed %u, %s: %s\n%s\n", seed, engines[k]->name, mth_error_get_message(status), text);
+            mth_error_free(status);
+            status = NULL;
         }
         ++*ran;
     }
-    mth_error_free(s);
+    mth_error_free(status);
 }
 
 /* What follows from the other lines of a plan is left out. */
 static char *without_comments(const char *text) {
     const char *end = strstr(text, "\n#");
-    return mth__format(a, "%.*s\n", end ? (int)(end - text) : (int)strlen(text), text);
+    return mth__format(arena, "%.*s\n", end ? (int)(end - text) : (int)strlen(text), text);
 }
 
 static void run_spoilt(const char *text, unsigned seed, int times, int *ran) {
@@ -103,28 +104,28 @@ static unsigned rounds(unsigned usual) {
 }
 
 GUARDED(what_verifies_runs) {
-    mth__arena *outer = a;
+    mth__arena *outer = arena;
     const unsigned plans = rounds(60);
     int ran = 0, untouched = 0;
     for (unsigned seed = 0; seed < plans && unit_failures < 3; seed++) {
-        a = mth__arena_new();
-        mth__emit_options o = random_emit_options(seed);
-        const char *text = plan_text(emit_plan(random_graph(a, seed), &o));
+        arena = mth__arena_new();
+        mth__emit_options options = random_emit_options(seed);
+        const char *text = plan_text(emit_plan(random_graph(arena, seed), &options));
         run_text(text, seed, &untouched);
         run_spoilt(text, seed, 24, &ran);
-        mth__arena_free(a);
+        mth__arena_free(arena);
     }
-    a = outer;
+    arena = outer;
     CHECK(untouched == (int)plans);
     CHECK(ran > (int)plans);
     if (getenv("SHOW")) printf("%d of %u spoilt plans ran\n", ran, 24 * plans);
 }
 
 static const char *read_whole(const char *path) {
-    FILE *f = fopen(path, "rb");
-    char *text = NEW_ARRAY(a, char, 1 << 17);
-    if (f) text[fread(text, 1, (1 << 17) - 1, f)] = 0;
-    if (f) fclose(f);
+    FILE *file = fopen(path, "rb");
+    char *text = NEW_ARRAY(arena, char, 1 << 17);
+    if (file) text[fread(text, 1, (1 << 17) - 1, file)] = 0;
+    if (file) fclose(file);
     return text;
 }
 
@@ -139,13 +140,13 @@ GUARDED(choices_of_no_expert_are_errors) {
             "program\nmesh (1,)\nplacement p0 whole\nentry 0 input e: i32[4,2] (None, None) on p0\n"
             "entry 1 input w: f32[4,2] (None, None) on p0\nrole 0 devices 0 slab 128\n"
             "  e: i32[4,2] (None, None) on p0 at entry 0\n  w: f32[4,2] (None, None) on p0 at entry 1\n";
-        const char *text = mth__format(a, "%s%s", head, lines[k]);
-        mth__program *p = NULL;
-        CHECK_STATUS(mth__program_parse(a, text, &p));
-        if (!p) break;
-        CHECK_STATUS(mth__program_verify(p));
-        CHECK_FAILS(run_program(a, &mth__engine_native, p), MTH_ERROR_VALUE, "expert 1 is outside [0, 1)");
-        CHECK_FAILS(run_program(a, &mth__engine_reference, p), MTH_ERROR_VALUE, "expert 1 is outside [0, 1)");
+        const char *text = mth__format(arena, "%s%s", head, lines[k]);
+        mth__program *program = NULL;
+        CHECK_STATUS(mth__program_parse(arena, text, &program));
+        if (!program) break;
+        CHECK_STATUS(mth__program_verify(program));
+        CHECK_FAILS(run_program(arena, &mth__engine_native, program), MTH_ERROR_VALUE, "expert 1 is outside [0, 1)");
+        CHECK_FAILS(run_program(arena, &mth__engine_reference, program), MTH_ERROR_VALUE, "expert 1 is outside [0, 1)");
     }
 }
 
@@ -155,17 +156,17 @@ GUARDED(what_verifies_of_models_runs) {
         "device_per_operator", "experts", "experts_of_sharded_tokens", "gpipe", "interleaved", "overlap", "ring",
         "tensor_parallel_uneven", "transformer_block", "two_dimensions", "vocabulary"};
     enum { NAMES = sizeof names / sizeof *names };
-    mth__arena *outer = a;
+    mth__arena *outer = arena;
     int ran = 0, untouched = 0;
     for (unsigned i = 0; i < NAMES && unit_failures < 3; i++) {
-        a = mth__arena_new();
+        arena = mth__arena_new();
         const char *path = i < 2 ? "fuzz/corpus_plan_text/%s" : "tests/golden/plans/%s.txt";
-        const char *text = read_whole(mth__format(a, path, names[i]));
+        const char *text = read_whole(mth__format(arena, path, names[i]));
         run_text(text, i, &untouched);
         run_spoilt(text, i, (int)rounds(60), &ran);
-        mth__arena_free(a);
+        mth__arena_free(arena);
     }
-    a = outer;
+    arena = outer;
     CHECK(untouched == NAMES);
     CHECK(ran > NAMES);
     if (getenv("SHOW")) printf("%d spoilt plans of models ran\n", ran);

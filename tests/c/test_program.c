@@ -7,145 +7,151 @@
 #include "guarded.h"
 
 /* Emitted, verified, printed, read back, printed again: the same text. */
-static mth__program *round_trip(const mth__graph *g, mth__emit_options o) {
-    mth__program *p = emit_plan(g, &o), *again = NULL;
-    if (!p) return NULL;
-    CHECK_STATUS(mth__program_verify(p));
-    const char *text = plan_text(p);
-    CHECK_STATUS(mth__program_parse(g->arena, text, &again));
-    if (!again) return p;
+static mth__program *round_trip(const mth__graph *graph, mth__emit_options options) {
+    mth__program *program = emit_plan(graph, &options), *again = NULL;
+    if (!program) return NULL;
+    CHECK_STATUS(mth__program_verify(program));
+    const char *text = plan_text(program);
+    CHECK_STATUS(mth__program_parse(graph->arena, text, &again));
+    if (!again) return program;
     CHECK_STATUS(mth__program_verify(again));
     CHECK(strcmp(text, plan_text(again)) == 0);
-    return p;
+    return program;
 }
 
-static const mth__program_value *value_named(const mth__role *r, const char *name) {
-    for (size_t i = 0; i < r->value.n; i++)
-        if (!strcmp(r->value.at[i].name, name)) return &r->value.at[i];
+static const mth__program_value *value_named(const mth__role *role, const char *name) {
+    for (size_t i = 0; i < role->value.n; i++)
+        if (!strcmp(role->value.at[i].name, name)) return &role->value.at[i];
     CHECK(!"the role has such a value");
     return NULL;
 }
-static int instr_of(const mth__role *r, mth__instr_kind kind, const char *op) {
-    for (size_t i = 0; i < r->instr.n; i++)
-        if (r->instr.at[i].kind == kind && (!op || !strcmp(r->instr.at[i].op->name, op))) return (int)i;
+static int instr_of(const mth__role *role, mth__instr_kind kind, const char *op) {
+    for (size_t i = 0; i < role->instr.n; i++)
+        if (role->instr.at[i].kind == kind && (!op || !strcmp(role->instr.at[i].op->name, op))) return (int)i;
     return -1;
 }
 
 /* ---------------------------------------------------------------- roles */
 GUARDED(even_splits_make_one_role) {
-    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.views = true});
-    CHECK(p->role.n == 1 && p->role.at[0].ndevice == 4 && p->channel.n == 1);
-    CHECK(mth__shape_equal(value_named(&p->role.at[0], "linear_0.weight")->local, SHAPE(32, 16)));
+    mth__program *program =
+        round_trip(two_layers(arena, MESH(arena, 4), 8, 32, 64, 16), (mth__emit_options){.views = true});
+    CHECK(program->role.n == 1 && program->role.at[0].ndevice == 4 && program->channel.n == 1);
+    CHECK(mth__shape_equal(value_named(&program->role.at[0], "linear_0.weight")->local, SHAPE(32, 16)));
 }
 
 GUARDED(uneven_splits_make_roles_of_equal_shapes) {
-    mth__program *p = round_trip(two_layers(a, MESH(a, 3), 8, 32, 64, 16), (mth__emit_options){.views = true});
+    mth__program *program =
+        round_trip(two_layers(arena, MESH(arena, 3), 8, 32, 64, 16), (mth__emit_options){.views = true});
     /* 64 over 3 is 22, 22, 20 */
-    CHECK(p->role.n == 2 && p->role.at[0].ndevice == 2 && p->role.at[1].ndevice == 1);
-    CHECK(value_named(&p->role.at[1], "linear_0.weight")->local.dim[1] == 20);
+    CHECK(program->role.n == 2 && program->role.at[0].ndevice == 2 && program->role.at[1].ndevice == 1);
+    CHECK(value_named(&program->role.at[1], "linear_0.weight")->local.dim[1] == 20);
 }
 
 GUARDED(stages_are_roles_and_idle_devices_have_none) {
-    mth__program *p = round_trip(pipeline(a, MESH(a, 5), 3, 4, 8, 16), (mth__emit_options){.views = true});
-    CHECK(p->role.n == 3);
-    CHECK(p->role_of[3] == -1 && p->role_of[4] == -1);
+    mth__program *program =
+        round_trip(pipeline(arena, MESH(arena, 5), 3, 4, 8, 16), (mth__emit_options){.views = true});
+    CHECK(program->role.n == 3);
+    CHECK(program->role_of[3] == -1 && program->role_of[4] == -1);
 }
 
 /* Sixteen stages of 8 x 128 devices: the roles are the stages, and a plan of thousands of nodes takes milliseconds. */
 GUARDED(sixteen_thousand_devices_have_sixteen_roles) {
-    mth__mesh *m = MESH(a, 16, 8, 128);
-    mth__graph *g = mth__graph_new(a, m);
-    mth__builder b = builder(g);
-    mth__value *h = source(g, MTH__VALUE_INPUT, "x", SHAPE(256, 64), mth__place_slice(m, 0, 0), SPLIT(1, -1));
+    mth__mesh *mesh = MESH(arena, 16, 8, 128);
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    mth__builder b = builder(graph);
+    mth__value *value =
+        source(graph, MTH__VALUE_INPUT, "x", SHAPE(256, 64), mth__place_slice(mesh, 0, 0), SPLIT(1, -1));
     for (int s = 0; s < 16; s++) {
-        const mth__placement *on = mth__place_slice(m, 0, s);
-        if (s) h = node1(&b, "transfer", NULL, h, on, SPLIT(1, -1), 0);
+        const mth__placement *on = mth__place_slice(mesh, 0, s);
+        if (s) value = node1(&b, "transfer", NULL, value, on, SPLIT(1, -1), 0);
         for (int l = 0; l < 5; l++) {
-            mth__value *up =
-                source(g, MTH__VALUE_PARAMETER, mth__format(a, "up_%d_%d", s, l), SHAPE(64, 256), on, SPLIT(-1, 0));
-            mth__value *down =
-                source(g, MTH__VALUE_PARAMETER, mth__format(a, "down_%d_%d", s, l), SHAPE(256, 64), on, SPLIT(0, -1));
-            mth__value *y = contract(&b, "bi,io->bo", h, up, on, SPLIT(1, 0), 0);
+            mth__value *up = source(
+                graph, MTH__VALUE_PARAMETER, mth__format(arena, "up_%d_%d", s, l), SHAPE(64, 256), on, SPLIT(-1, 0));
+            mth__value *down = source(
+                graph, MTH__VALUE_PARAMETER, mth__format(arena, "down_%d_%d", s, l), SHAPE(256, 64), on, SPLIT(0, -1));
+            mth__value *y = contract(&b, "bi,io->bo", value, up, on, SPLIT(1, 0), 0);
             y = contract(&b, "bi,io->bo", y, down, on, SPLIT(1, -1), 1);
-            h = node1(&b, "all_reduce", &(mth__attrs){.axes = 1}, y, on, SPLIT(1, -1), 0);
+            value = node1(&b, "all_reduce", &(mth__attrs){.axes = 1}, y, on, SPLIT(1, -1), 0);
         }
     }
-    output(g, "y", h);
-    mth__program *p = round_trip(g, (mth__emit_options){.algorithm = {"ring"}, .views = true});
-    CHECK(p->role.n == 16);
-    for (size_t r = 0; r < p->role.n; r++) CHECK(p->role.at[r].ndevice == 1024);
+    output(graph, "y", value);
+    mth__program *program = round_trip(graph, (mth__emit_options){.algorithm = {"ring"}, .views = true});
+    CHECK(program->role.n == 16);
+    for (size_t role_number = 0; role_number < program->role.n; role_number++)
+        CHECK(program->role.at[role_number].ndevice == 1024);
 }
 
 /* ---------------------------------------------------------------- memory */
 GUARDED(elementwise_rows_and_all_reduce_work_in_place) {
-    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.views = true});
-    const mth__role *r = &p->role.at[0];
+    mth__program *program =
+        round_trip(two_layers(arena, MESH(arena, 4), 8, 32, 64, 16), (mth__emit_options){.views = true});
+    const mth__role *role = &program->role.at[0];
     /* relu over its operand */
-    CHECK(value_named(r, "%3")->offset == value_named(r, "%4")->offset);
+    CHECK(value_named(role, "%3")->offset == value_named(role, "%4")->offset);
     /* the partial sum in the exit */
-    CHECK(value_named(r, "%5")->storage == MTH__IN_EXIT && value_named(r, "y")->storage == MTH__IN_EXIT);
-    CHECK(r->slab[MTH__DEVICE] == 8 * 16 * 4);
+    CHECK(value_named(role, "%5")->storage == MTH__IN_EXIT && value_named(role, "y")->storage == MTH__IN_EXIT);
+    CHECK(role->slab[MTH__DEVICE] == 8 * 16 * 4);
 }
 
 GUARDED(memory_of_a_chain_does_not_grow_with_its_length) {
     int64_t slab[2];
     for (int k = 0; k < 2; k++) {
-        mth__mesh *m = MESH(a, 1);
-        mth__graph *g = mth__graph_new(a, m);
-        mth__builder b = builder(g);
-        const mth__placement *on = mth__place_whole(m);
-        mth__value *h = source(g, MTH__VALUE_INPUT, "x", SHAPE(8, 32), on, NULL);
+        mth__mesh *mesh = MESH(arena, 1);
+        mth__graph *graph = mth__graph_new(arena, mesh);
+        mth__builder b = builder(graph);
+        const mth__placement *on = mth__place_whole(mesh);
+        mth__value *h = source(graph, MTH__VALUE_INPUT, "x", SHAPE(8, 32), on, NULL);
         for (int l = 0; l < (k ? 200 : 10); l++) {
-            mth__value *w = source(g, MTH__VALUE_PARAMETER, mth__format(a, "w%d", l), SHAPE(32, 32), on, NULL);
+            mth__value *w = source(graph, MTH__VALUE_PARAMETER, mth__format(arena, "w%d", l), SHAPE(32, 32), on, NULL);
             h = node1(&b, "relu", NULL, contract(&b, "bi,io->bo", h, w, on, NULL, 0), on, NULL, 0);
         }
-        output(g, "y", h);
-        slab[k] = round_trip(g, (mth__emit_options){.views = true})->role.at[0].slab[MTH__DEVICE];
+        output(graph, "y", h);
+        slab[k] = round_trip(graph, (mth__emit_options){.views = true})->role.at[0].slab[MTH__DEVICE];
     }
     CHECK(slab[0] == slab[1] && slab[0] == 2 * 8 * 32 * 4);
 }
 
 GUARDED(an_operand_needed_later_is_not_overwritten) {
-    mth__mesh *m = MESH(a, 1);
-    mth__graph *g = mth__graph_new(a, m);
-    mth__builder b = builder(g);
-    const mth__placement *on = mth__place_whole(m);
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 16), on, NULL);
-    mth__value *h = node1(&b, "exp", NULL, x, on, NULL, 0),
-               *first = node1(&b, "slice", &(mth__attrs){.stop = 1}, h, on, NULL, 0);
+    mth__mesh *mesh = MESH(arena, 1);
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    mth__builder b = builder(graph);
+    const mth__placement *on = mth__place_whole(mesh);
+    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", SHAPE(4, 16), on, NULL);
+    mth__value *value = node1(&b, "exp", NULL, x, on, NULL, 0),
+               *first = node1(&b, "slice", &(mth__attrs){.stop = 1}, value, on, NULL, 0);
     /* a row of h times h: a view of h is read at another place */
-    output(g, "y", node2(&b, "mul", NULL, h, first, on, NULL, 0));
-    mth__program *p = round_trip(g, (mth__emit_options){.views = true});
-    const mth__role *r = &p->role.at[0];
-    CHECK(value_named(r, "%2")->storage == MTH__IN_ALIAS);
-    CHECK(value_named(r, "%1")->storage == MTH__IN_SLAB);
+    output(graph, "y", node2(&b, "mul", NULL, value, first, on, NULL, 0));
+    mth__program *program = round_trip(graph, (mth__emit_options){.views = true});
+    const mth__role *role = &program->role.at[0];
+    CHECK(value_named(role, "%2")->storage == MTH__IN_ALIAS);
+    CHECK(value_named(role, "%1")->storage == MTH__IN_SLAB);
 }
 
 /* %3 is over when `late` is written, %4 is needed with it, and `early` has left before it: only %3 is lent bytes, those
  * of `late`. */
 GUARDED(an_exit_is_lent_until_it_is_written) {
     for (int lends = 0; lends < 2; lends++) {
-        mth__mesh *m = MESH(a, 1);
-        mth__graph *g = mth__graph_new(a, m);
-        mth__builder b = builder(g);
-        const mth__placement *on = mth__place_whole(m);
-        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(16, 16), on, NULL),
-                   *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(16, 16), on, NULL);
-        output(g, "early", contract(&b, "bi,io->bo", x, x, on, NULL, 0));
+        mth__mesh *mesh = MESH(arena, 1);
+        mth__graph *graph = mth__graph_new(arena, mesh);
+        mth__builder b = builder(graph);
+        const mth__placement *on = mth__place_whole(mesh);
+        mth__value *x = source(graph, MTH__VALUE_INPUT, "x", SHAPE(16, 16), on, NULL),
+                   *w = source(graph, MTH__VALUE_PARAMETER, "w", SHAPE(16, 16), on, NULL);
+        output(graph, "early", contract(&b, "bi,io->bo", x, x, on, NULL, 0));
         mth__value *lent = contract(&b, "bi,io->bo", x, w, on, NULL, 0),
                    *y = contract(&b, "bi,io->bo", lent, w, on, NULL, 0);
-        output(g, "late", contract(&b, "bi,io->bo", y, w, on, NULL, 0));
-        mth__program *p;
-        CHECK_STATUS(mth__emit(g->arena, g, &(mth__emit_options){.views = true}, &p));
-        CHECK_STATUS(mth__emit_memory(p, lends));
-        CHECK_STATUS(mth__program_verify(p));
-        const mth__role *r = &p->role.at[0];
-        const mth__program_value *first = value_named(r, "%3"), *second = value_named(r, "%4");
-        CHECK(r->slab[MTH__DEVICE] == (lends ? 1 : 2) * 16 * 16 * 4);
+        output(graph, "late", contract(&b, "bi,io->bo", y, w, on, NULL, 0));
+        mth__program *program;
+        CHECK_STATUS(mth__emit(graph->arena, graph, &(mth__emit_options){.views = true}, &program));
+        CHECK_STATUS(mth__emit_memory(program, lends));
+        CHECK_STATUS(mth__program_verify(program));
+        const mth__role *role = &program->role.at[0];
+        const mth__program_value *first = value_named(role, "%3"), *second = value_named(role, "%4");
+        CHECK(role->slab[MTH__DEVICE] == (lends ? 1 : 2) * 16 * 16 * 4);
         CHECK(second->storage == MTH__IN_SLAB);
         CHECK(lends ? first->storage == MTH__IN_LENT && first->index == 1 && first->offset == 0
                     : first->storage == MTH__IN_SLAB);
-        CHECK(!lends || strstr(plan_text(p), "on p0 at exit 1+0 = contract"));
+        CHECK(!lends || strstr(plan_text(program), "on p0 at exit 1+0 = contract"));
         /* neither into an exit that has been written nor past its end */
         mth__program_value *v = (mth__program_value *)first;
         for (int k = 0; k < 3 && lends; k++) {
@@ -155,98 +161,98 @@ GUARDED(an_exit_is_lent_until_it_is_written) {
             if (k == 2) v->index = 2;
             static const char *const why[] = {
                 "overlaps %2", "not inside its 1024 bytes", "lies in an exit that there is not"};
-            CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, why[k]);
+            CHECK_FAILS(mth__program_verify(program), MTH_ERROR_VALUE, why[k]);
             *v = was;
         }
     }
 }
 
 GUARDED(gradients_accumulate_where_they_leave) {
-    mth__mesh *m = MESH(a, 1);
-    mth__graph *g = mth__graph_new(a, m);
-    mth__builder b = builder(g);
-    const mth__placement *on = mth__place_whole(m);
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(32, 64), on, NULL), *sum = NULL;
+    mth__mesh *mesh = MESH(arena, 1);
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    mth__builder b = builder(graph);
+    const mth__placement *on = mth__place_whole(mesh);
+    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", SHAPE(32, 64), on, NULL), *sum = NULL;
     for (int k = 0; k < 4; k++) {
         mth__value *part = node1(&b, "slice", &(mth__attrs){.start = 8 * k, .stop = 8 * k + 8}, x, on, NULL, 0);
         mth__value *slope = contract(&b, "bi,bo->io", part, part, on, NULL, 0);
         sum = sum ? node2(&b, "add", NULL, sum, slope, on, NULL, 0) : slope;
     }
-    PUSH(a, g->output, ((mth__output){.name = "x", .of = "x", .value = sum, .is_gradient = true}));
-    mth__program *p = round_trip(g, (mth__emit_options){.views = true});
-    CHECK(p->role.at[0].slab[MTH__DEVICE] ==
+    PUSH(arena, graph->output, ((mth__output){.name = "x", .of = "x", .value = sum, .is_gradient = true}));
+    mth__program *program = round_trip(graph, (mth__emit_options){.views = true});
+    CHECK(program->role.at[0].slab[MTH__DEVICE] ==
         64 * 64 * 4); /* one part's; the sum lies in the exit from the first part on */
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *n = g->node.at[i];
-        n->label.phase = MTH__BACKWARD;
-        n->need = NEW_ARRAY(a, mth__sharding, n->nin);
-        for (int j = 0; j < n->nin; j++) n->need[j] = n->in[j]->sharding;
+    for (size_t i = 0; i < graph->node.n; i++) {
+        mth__node *node = graph->node.at[i];
+        node->label.phase = MTH__BACKWARD;
+        node->need = NEW_ARRAY(arena, mth__sharding, node->nin);
+        for (int j = 0; j < node->nin; j++) node->need[j] = node->in[j]->sharding;
     }
-    CHECK_STATUS(mth__accumulate(g));
-    p = round_trip(g, (mth__emit_options){.views = true});
-    CHECK(p->role.at[0].slab[MTH__DEVICE] == 0 && p->role.at[0].instr.n == 4); /* no part lies anywhere */
-    CHECK_STATUS(mth__program_verify(p));
-    CHECK(strstr(plan_text(p), " at exit 0 = contract %9, %9 into %8 spec=") != NULL);
+    CHECK_STATUS(mth__accumulate(graph));
+    program = round_trip(graph, (mth__emit_options){.views = true});
+    CHECK(program->role.at[0].slab[MTH__DEVICE] == 0 && program->role.at[0].instr.n == 4); /* no part lies anywhere */
+    CHECK_STATUS(mth__program_verify(program));
+    CHECK(strstr(plan_text(program), " at exit 0 = contract %9, %9 into %8 spec=") != NULL);
 }
 
 /* ---------------------------------------------------------------- exits */
 GUARDED(outputs_that_are_entries_views_or_repeated) {
-    mth__mesh *m = MESH(a, 2);
-    mth__graph *g = mth__graph_new(a, m);
-    mth__builder b = builder(g);
-    const mth__placement *on = mth__place_whole(m);
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 6), on, NULL),
+    mth__mesh *mesh = MESH(arena, 2);
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    mth__builder b = builder(graph);
+    const mth__placement *on = mth__place_whole(mesh);
+    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", SHAPE(4, 6), on, NULL),
                *y = node1(&b, "exp", NULL, x, on, NULL, 0);
-    output(g, "entry", x);
-    output(g, "view of an entry", node1(&b, "reshape", &(mth__attrs){.rank = 1, .shape = {24}}, x, on, NULL, 0));
-    output(g, "first", y);
-    output(g, "second \"quoted\"\n", y);
-    output(g, "view of an output", node1(&b, "reshape", &(mth__attrs){.rank = 1, .shape = {24}}, y, on, NULL, 0));
-    mth__value *z = node1(
+    output(graph, "entry", x);
+    output(graph, "view of an entry", node1(&b, "reshape", &(mth__attrs){.rank = 1, .shape = {24}}, x, on, NULL, 0));
+    output(graph, "first", y);
+    output(graph, "second \"quoted\"\n", y);
+    output(graph, "view of an output", node1(&b, "reshape", &(mth__attrs){.rank = 1, .shape = {24}}, y, on, NULL, 0));
+    mth__value *value = node1(
         &b, "reshape", &(mth__attrs){.rank = 1, .shape = {24}}, node1(&b, "tanh", NULL, x, on, NULL, 0), on, NULL, 0);
-    output(g, "view of a value", z);
-    mth__program *p = round_trip(g, (mth__emit_options){.views = true});
-    const mth__role *r = &p->role.at[0];
+    output(graph, "view of a value", value);
+    mth__program *program = round_trip(graph, (mth__emit_options){.views = true});
+    const mth__role *role = &program->role.at[0];
     int copies = 0;
-    for (size_t i = 0; i < r->instr.n; i++) copies += r->instr.at[i].op->row == MTH__ROW_copy;
+    for (size_t i = 0; i < role->instr.n; i++) copies += role->instr.at[i].op->row == MTH__ROW_copy;
     CHECK(copies == 4); /* the value whose view leaves lies in the exit itself */
 }
 
 GUARDED(names_that_look_like_ours) {
-    mth__mesh *m = MESH(a, 1);
-    mth__graph *g = mth__graph_new(a, m);
-    mth__builder b = builder(g);
-    const mth__placement *on = mth__place_whole(m);
+    mth__mesh *mesh = MESH(arena, 1);
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    mth__builder b = builder(graph);
+    const mth__placement *on = mth__place_whole(mesh);
     static const char *const names[] = {
         "%3", "work", "from", "3", "a b", "x:", "stage", "@m", "#", "", "x\\y", "%0~work", "x", "x"};
     mth__value *sum = NULL;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        mth__value *v = source(g, MTH__VALUE_INPUT, names[i], SHAPE(2), on, NULL);
-        sum = sum ? node2(&b, "add", NULL, sum, v, on, NULL, 0) : v;
+        mth__value *value = source(graph, MTH__VALUE_INPUT, names[i], SHAPE(2), on, NULL);
+        sum = sum ? node2(&b, "add", NULL, sum, value, on, NULL, 0) : value;
     }
     b.label.module = "an operator, \"named\"";
     b.label.source = "train.py:12";
-    output(g, "backward", node1(&b, "relu", NULL, sum, on, NULL, 0));
-    round_trip(g, (mth__emit_options){.views = true});
+    output(graph, "backward", node1(&b, "relu", NULL, sum, on, NULL, 0));
+    round_trip(graph, (mth__emit_options){.views = true});
 }
 
 /* ---------------------------------------------------------------- labels */
 GUARDED(labels_reach_the_instructions_whole) {
     static const mth__phase phases[] = {MTH__FORWARD, MTH__RECOMPUTE, MTH__BACKWARD, MTH__UPDATE};
-    mth__mesh *m = MESH(a, 1);
-    mth__graph *g = mth__graph_new(a, m);
-    mth__builder b = builder(g);
-    const mth__placement *on = mth__place_whole(m);
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(2), on, NULL);
+    mth__mesh *mesh = MESH(arena, 1);
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    mth__builder b = builder(graph);
+    const mth__placement *on = mth__place_whole(mesh);
+    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", SHAPE(2), on, NULL);
     const int32_t last = MTH__MOST_MICROBATCHES - 4; /* up to the largest there is */
     for (int i = 0; i < 4; i++) {
         b.label = (mth__label){"m", "train.py:7", i, 2 * i, last + i, phases[i]};
         x = node1(&b, "exp", NULL, x, on, NULL, 0);
     }
-    output(g, "y", x);
-    mth__program *p = round_trip(g, (mth__emit_options){.views = true}), *read;
-    const char *text = plan_text(p);
-    CHECK_STATUS(mth__program_parse(a, text, &read));
+    output(graph, "y", x);
+    mth__program *program = round_trip(graph, (mth__emit_options){.views = true}), *read;
+    const char *text = plan_text(program);
+    CHECK_STATUS(mth__program_parse(arena, text, &read));
     for (int i = 0; i < 4; i++) {
         const mth__label *label = &read->role.at[0].instr.at[i].label;
         CHECK(!strcmp(label->module, "m") && !strcmp(label->source, "train.py:7") && label->region == i);
@@ -278,18 +284,19 @@ TEST(phases_are_asked_by_functions) {
 
 /* ---------------------------------------------------------------- waits */
 GUARDED(overlapped_collectives_are_waited_for_where_they_are_read) {
-    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16),
+    mth__program *program = round_trip(two_layers(arena, MESH(arena, 4), 8, 32, 64, 16),
         (mth__emit_options){.algorithm = {"ring"}, .overlap = true, .views = true});
-    const mth__role *r = &p->role.at[0];
-    int start = instr_of(r, MTH__COLLECTIVE, NULL), wait = instr_of(r, MTH__WAIT, NULL);
-    CHECK(start >= 0 && wait == (int)r->instr.n - 1 && r->instr.at[start].stream == 1);
+    const mth__role *role = &program->role.at[0];
+    int start = instr_of(role, MTH__COLLECTIVE, NULL), wait = instr_of(role, MTH__WAIT, NULL);
+    CHECK(start >= 0 && wait == (int)role->instr.n - 1 && role->instr.at[start].stream == 1);
 }
 
 GUARDED(a_sender_goes_on_computing) {
-    mth__program *p = round_trip(pipeline(a, MESH(a, 2), 2, 8, 16, 16), (mth__emit_options){.views = true});
-    const mth__role *r = &p->role.at[0];
-    int sent = 0, first = instr_of(r, MTH__WAIT, NULL);
-    for (int i = 0; i < first; i++) sent += r->instr.at[i].kind == MTH__SEND;
+    mth__program *program =
+        round_trip(pipeline(arena, MESH(arena, 2), 2, 8, 16, 16), (mth__emit_options){.views = true});
+    const mth__role *role = &program->role.at[0];
+    int sent = 0, first = instr_of(role, MTH__WAIT, NULL);
+    for (int i = 0; i < first; i++) sent += role->instr.at[i].kind == MTH__SEND;
     CHECK(sent == 4);
 }
 
@@ -308,23 +315,23 @@ static mth__channel channel(
         .label = "test"};
 }
 
-static int64_t received(const mth__channel *c, int device) {
-    mth__traffic *traffic = NEW_ARRAY(a, mth__traffic, 64);
-    CHECK_STATUS(mth__channel_traffic(c, traffic));
+static int64_t received(const mth__channel *channel, int device) {
+    mth__traffic *traffic = NEW_ARRAY(arena, mth__traffic, 64);
+    CHECK_STATUS(mth__channel_traffic(channel, traffic));
     return traffic[device].received;
 }
 
 GUARDED(bytes_match_the_formulas) {
     for (int n = 2; n <= 6; n++) {
-        const mth__placement *on = mth__place_whole(MESH(a, n));
-        mth__shape s = SHAPE(n * n, 5 * n);
-        int64_t bytes = mth__shape_size(s) * 4;
-        mth__sharding whole = {.on = on}, partial = {.on = on, .partial = 1}, rows = split_by(on, s, SPLIT(0, -1)),
-                      columns = split_by(on, s, SPLIT(-1, 0));
+        const mth__placement *on = mth__place_whole(MESH(arena, n));
+        mth__shape shape = SHAPE(n * n, 5 * n);
+        int64_t bytes = mth__shape_size(shape) * 4;
+        mth__sharding whole = {.on = on}, partial = {.on = on, .partial = 1}, rows = split_by(on, shape, SPLIT(0, -1)),
+                      columns = split_by(on, shape, SPLIT(-1, 0));
         for (int k = MTH__DIRECT; k <= MTH__RING; k++) {
-            mth__channel reduce = channel(MTH__ALL_REDUCE, (mth__algorithm)k, s, partial, whole);
-            mth__channel gather = channel(MTH__ALL_GATHER, (mth__algorithm)k, s, rows, whole);
-            mth__channel scatter = channel(MTH__REDUCE_SCATTER, (mth__algorithm)k, s, partial, rows);
+            mth__channel reduce = channel(MTH__ALL_REDUCE, (mth__algorithm)k, shape, partial, whole);
+            mth__channel gather = channel(MTH__ALL_GATHER, (mth__algorithm)k, shape, rows, whole);
+            mth__channel scatter = channel(MTH__REDUCE_SCATTER, (mth__algorithm)k, shape, partial, rows);
             gather.dim = scatter.dim = 0;
             for (int d = 0; d < n; d++) {
                 CHECK(received(&reduce, d) == 2 * bytes / n * (n - 1));
@@ -332,7 +339,7 @@ GUARDED(bytes_match_the_formulas) {
                 CHECK(received(&scatter, d) == bytes / n * (n - 1));
             }
         }
-        mth__channel turn = channel(MTH__ALL_TO_ALL, MTH__DIRECT, s, rows, columns);
+        mth__channel turn = channel(MTH__ALL_TO_ALL, MTH__DIRECT, shape, rows, columns);
         turn.dim = 1;
         turn.dim2 = 0;
         for (int d = 0; d < n; d++) CHECK(received(&turn, d) == bytes / n / n * (n - 1));
@@ -341,34 +348,34 @@ GUARDED(bytes_match_the_formulas) {
 }
 
 GUARDED(groups_are_in_rank_order) {
-    mth__mesh *m = MESH(a, 2, 3);
+    mth__mesh *mesh = MESH(arena, 2, 3);
     mth__channel c = channel(MTH__ALL_REDUCE, MTH__RING, SHAPE(4),
-        (mth__sharding){.on = mth__place_whole(m), .partial = 2}, (mth__sharding){.on = mth__place_whole(m)});
+        (mth__sharding){.on = mth__place_whole(mesh), .partial = 2}, (mth__sharding){.on = mth__place_whole(mesh)});
     int32_t member[6];
     c.axes = 2;
     CHECK(mth__channel_size(&c) == 3 && mth__channel_group(&c, 4, member) == 1);
     CHECK(member[0] == 3 && member[1] == 4 && member[2] == 5);
-    c = channel(MTH__BROADCAST, MTH__TREE, SHAPE(4), (mth__sharding){.on = mth__place_device(m, 4)},
-        (mth__sharding){.on = mth__place_whole(m)});
+    c = channel(MTH__BROADCAST, MTH__TREE, SHAPE(4), (mth__sharding){.on = mth__place_device(mesh, 4)},
+        (mth__sharding){.on = mth__place_whole(mesh)});
     CHECK(mth__channel_size(&c) == 6 && mth__channel_group(&c, 0, member) == 1 && member[0] == 4 && member[5] == 5);
 }
 
 /* Every element of the target is taken once, from a device that has it, and from the device itself where it has it. */
-static void check_pieces(const mth__channel *c) {
-    for (int t = 0; t < c->to.on->count; t++) {
-        int device = c->to.on->device[t];
+static void check_pieces(const mth__channel *channel) {
+    for (int t = 0; t < channel->to.on->count; t++) {
+        int device = channel->to.on->device[t];
         int64_t start[MTH__RANK], step[MTH__RANK], kept = 0;
-        mth__shape want = mth__local_shape(c->shape, &c->to, t, start, step);
-        uint8_t *seen = NEW_ARRAY(a, uint8_t, mth__shape_size(c->shape) + 1);
+        mth__shape want = mth__local_shape(channel->shape, &channel->to, t, start, step);
+        uint8_t *seen = NEW_ARRAY(arena, uint8_t, mth__shape_size(channel->shape) + 1);
         mth__piece *piece;
-        int n = mth__transfer_pieces(a, c, device, &piece);
-        int64_t total = 0, columns = c->shape.dim[1];
+        int n = mth__transfer_pieces(arena, channel, device, &piece);
+        int64_t total = 0, columns = channel->shape.dim[1];
         for (int k = 0; k < n; k++) {
             int64_t from[MTH__RANK], by[MTH__RANK];
-            int owner = c->from.on->rank_of[piece[k].from_device];
+            int owner = channel->from.on->rank_of[piece[k].from_device];
             CHECK(owner >= 0);
             if (owner < 0) return;
-            mth__shape has = mth__local_shape(c->shape, &c->from, owner, from, by);
+            mth__shape has = mth__local_shape(channel->shape, &channel->from, owner, from, by);
             for (int64_t i = 0; i < piece[k].size[0]; i++)
                 for (int64_t j = 0; j < piece[k].size[1]; j++) {
                     int64_t at[2] = {
@@ -385,15 +392,16 @@ static void check_pieces(const mth__channel *c) {
                 }
         }
         CHECK(total == mth__shape_size(want));
-        CHECK(received(c, device) == (total - kept) * 4);
+        CHECK(received(channel, device) == (total - kept) * 4);
     }
 }
 
 GUARDED(transfers_take_every_element_once) {
-    mth__mesh *m = MESH(a, 2, 3);
-    const mth__placement *places[] = {mth__place_whole(m), mth__place_slice(m, 0, 1), mth__place_slice(m, 1, 2),
-        mth__place_device(m, 4), mth__place_list(m, 4, (const int32_t[]){5, 0, 3, 1})};
-    mth__shape s = SHAPE(7, 10);
+    mth__mesh *mesh = MESH(arena, 2, 3);
+    const mth__placement *places[] = {mth__place_whole(mesh), mth__place_slice(mesh, 0, 1),
+        mth__place_slice(mesh, 1, 2), mth__place_device(mesh, 4),
+        mth__place_list(mesh, 4, (const int32_t[]){5, 0, 3, 1})};
+    mth__shape shape = SHAPE(7, 10);
     for (int p = 0; p < 5; p++)
         for (int q = 0; q < 5; q++)
             for (int k = 0; k < 64; k++) {
@@ -401,15 +409,15 @@ GUARDED(transfers_take_every_element_once) {
                 for (int e = 0; e < 2; e++) {
                     int style = k >> (3 * e) & 7, axes = side[e].on->naxes;
                     for (int x = 0; x < axes; x++) {
-                        mth__split *d = &side[e].dim[style >> x & 1];
-                        if (style < 6) d->axis[d->naxes++] = (int8_t)x;
+                        mth__split *split = &side[e].dim[style >> x & 1];
+                        if (style < 6) split->axis[split->naxes++] = (int8_t)x;
                     }
                     if (style == 4 && axes)
                         side[e].dim[0] = (mth__split){.naxes = 1, .cyclic = true}, side[e].dim[1] = (mth__split){0};
                     if (style == 5 && axes) side[e].dim[1].grain = 4;
-                    mth__sharding_canonical(&side[e], s);
+                    mth__sharding_canonical(&side[e], shape);
                 }
-                mth__channel c = channel(MTH__TRANSFER, MTH__DIRECT, s, side[0], side[1]);
+                mth__channel c = channel(MTH__TRANSFER, MTH__DIRECT, shape, side[0], side[1]);
                 c.axes = 0;
                 CHECK_STATUS(mth__channel_check(&c));
                 check_pieces(&c);
@@ -418,23 +426,23 @@ GUARDED(transfers_take_every_element_once) {
 
 /* ---------------------------------------------------------------- ranges */
 GUARDED(ranges_agree_with_a_bitmap) {
-    mth__ranges r = mth__ranges_new(a);
+    mth__ranges ranges = mth__ranges_new(arena);
     uint8_t taken[300] = {0}; /* by byte: 1 where a range starts, 2 where it goes on */
     unsigned seed = 1;
     for (int k = 0; k < 20000; k++) {
         seed = seed * 1664525u + 1013904223u;
         int start = (int)((seed >> 8) % 256), size = 1 + (int)((seed >> 20) % 40), busy = 0;
         for (int i = start; i < start + size; i++) busy |= taken[i];
-        const mth__range *x = mth__ranges_overlapping(&r, start, size);
-        CHECK((x != NULL) == (busy != 0));
-        if (x) {
-            int64_t first = x->start, n = x->size;
+        const mth__range *range = mth__ranges_overlapping(&ranges, start, size);
+        CHECK((range != NULL) == (busy != 0));
+        if (range) {
+            int64_t first = range->start, n = range->size;
             CHECK(first < start + size && first + n > start && taken[first] == 1);
             if (k % 3) continue;
-            mth__ranges_erase(&r, first);
+            mth__ranges_erase(&ranges, first);
             memset(taken + first, 0, (size_t)n);
         } else {
-            mth__ranges_insert(&r, start, size, k);
+            mth__ranges_insert(&ranges, start, size, k);
             memset(taken + start, 2, (size_t)size);
             taken[start] = 1;
         }
@@ -443,8 +451,8 @@ GUARDED(ranges_agree_with_a_bitmap) {
             for (n = 1; taken[i] == 1 && taken[i + n] == 2;) n++;
             if (taken[i] == 1 && n >= want) lowest = i;
         }
-        x = mth__ranges_fit(&r, want);
-        CHECK(x ? x->start == lowest : lowest < 0);
+        range = mth__ranges_fit(&ranges, want);
+        CHECK(range ? range->start == lowest : lowest < 0);
     }
 }
 
@@ -453,17 +461,17 @@ GUARDED(round_trips) {
     static const char *const names[] = {NULL, "ring", "tree", "hierarchical"};
     for (int n = 1; n <= 5; n++)
         for (int k = 0; k < 8; k++)
-            round_trip(two_layers(a, MESH(a, n), 8, 32, 64, 16),
+            round_trip(two_layers(arena, MESH(arena, n), 8, 32, 64, 16),
                 (mth__emit_options){.algorithm = {names[k / 2]}, .overlap = k % 2, .views = true});
     for (int k = 0; k < 2; k++)
-        round_trip(pipeline(a, MESH(a, 3), 3, 6, 12, 16), (mth__emit_options){.overlap = k, .views = true});
+        round_trip(pipeline(arena, MESH(arena, 3), 3, 6, 12, 16), (mth__emit_options){.overlap = k, .views = true});
 }
 
 GUARDED(the_text_names_the_algorithm_and_its_steps) {
     const char *ring = plan_text(emit_plan(
-        two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"ring"}, .views = true}));
+        two_layers(arena, MESH(arena, 4), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"ring"}, .views = true}));
     const char *direct =
-        plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.views = true}));
+        plan_text(emit_plan(two_layers(arena, MESH(arena, 4), 8, 32, 64, 16), &(mth__emit_options){.views = true}));
     CHECK(strstr(ring, "= all_reduce ring c0") && strstr(ring, "rounds k = 1..n - 1"));
     CHECK(strstr(direct, "= all_reduce direct c0") && !strstr(direct, "ring"));
     CHECK(strstr(ring, "# devices 0..3: each receives 768 bytes")); /* 2 (n - 1) / n of 512 */
@@ -496,55 +504,56 @@ GUARDED(bad_texts_are_errors_with_their_line) {
         {ONE_INPUT "contract x, x into x, x", "contract adds to 1 sum, not to 2"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        mth__program *p;
-        CHECK_FAILS(mth__program_parse(a, bad[i].text, &p), MTH_ERROR_VALUE, bad[i].error);
+        mth__program *program;
+        CHECK_FAILS(mth__program_parse(arena, bad[i].text, &program), MTH_ERROR_VALUE, bad[i].error);
     }
 }
 
 GUARDED(unknown_algorithms_are_errors) {
-    mth__program *p;
-    CHECK_FAILS(mth__emit(a, two_layers(a, MESH(a, 2), 8, 32, 64, 16),
-                    &(mth__emit_options){.algorithm = {"rnig"}, .views = true}, &p),
+    mth__program *program;
+    CHECK_FAILS(mth__emit(arena, two_layers(arena, MESH(arena, 2), 8, 32, 64, 16),
+                    &(mth__emit_options){.algorithm = {"rnig"}, .views = true}, &program),
         MTH_ERROR_VALUE, "rnig");
 }
 
 /* ---------------------------------------------------------------- the global program */
 /* As shard leaves it; outputs leave whole. */
 static mth__graph *global_graph(mth__value *made[5]) {
-    mth__mesh *m = MESH(a, 2, 2);
-    mth__graph *g = mth__graph_new(a, m);
-    mth__builder b = builder(g);
-    const mth__placement *on = m->whole;
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(8, 6), on, SPLIT(0, -1)),
-               *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(6, 10), on, SPLIT(-1, 1));
+    mth__mesh *mesh = MESH(arena, 2, 2);
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    mth__builder b = builder(graph);
+    const mth__placement *on = mesh->whole;
+    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", SHAPE(8, 6), on, SPLIT(0, -1)),
+               *w = source(graph, MTH__VALUE_PARAMETER, "w", SHAPE(6, 10), on, SPLIT(-1, 1));
     mth__value *h = contract(&b, "bi,io->bo", x, w, on, SPLIT(0, 1), 0);
     mth__value *r = node1(&b, "reshape", &(mth__attrs){.rank = 3, .shape = {8, 2, 5}}, h, on, SPLIT(0, -1, -1), 0);
     mth__value *s = node1(&b, "slice", &(mth__attrs){.stop = 4}, r, on, SPLIT(-1, -1, -1), 0);
-    output(g, "y", node1(&b, "relu", NULL, s, on, SPLIT(-1, -1, -1), 0));
-    output(g, "h", h);
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *n = g->node.at[i];
-        n->need = NEW_ARRAY(a, mth__sharding, n->nin);
-        for (int j = 0; j < n->nin; j++) n->need[j] = n->in[j]->sharding;
+    output(graph, "y", node1(&b, "relu", NULL, s, on, SPLIT(-1, -1, -1), 0));
+    output(graph, "h", h);
+    for (size_t i = 0; i < graph->node.n; i++) {
+        mth__node *node = graph->node.at[i];
+        node->need = NEW_ARRAY(arena, mth__sharding, node->nin);
+        for (int j = 0; j < node->nin; j++) node->need[j] = node->in[j]->sharding;
     }
-    for (size_t i = 0; i < g->output.n; i++) g->output.at[i].leaves.on = on;
+    for (size_t i = 0; i < graph->output.n; i++) graph->output.at[i].leaves.on = on;
     memcpy(made, (mth__value *[]){x, w, h, r, s}, 5 * sizeof *made);
-    return g;
+    return graph;
 }
 
 GUARDED(a_global_program_has_one_role_and_global_shapes) {
     mth__value *made[5];
-    mth__graph *g = global_graph(made);
+    mth__graph *graph = global_graph(made);
     const mth__value *x = made[0], *w = made[1], *h = made[2], *r = made[3], *s = made[4];
-    const mth__mesh *m = g->mesh;
+    const mth__mesh *mesh = graph->mesh;
     const mth__node *last = s->node;
     last->need[0] = s->sharding;
-    mth__program *p = NULL;
-    CHECK_STATUS(mth__emit_global(a, g, &p));
-    if (!p) return;
-    CHECK(p->role.n == 1 && p->role.at[0].ndevice == 1 && p->role_of[0] == 0 && p->role_of[3] == -1);
-    CHECK(p->channel.n == 0 && p->entry.n == 2 && p->exit.n == 2 && p->mesh == m);
-    const mth__role *role = &p->role.at[0];
+    mth__program *program = NULL;
+    CHECK_STATUS(mth__emit_global(arena, graph, &program));
+    if (!program) return;
+    CHECK(program->role.n == 1 && program->role.at[0].ndevice == 1 && program->role_of[0] == 0 &&
+        program->role_of[3] == -1);
+    CHECK(program->channel.n == 0 && program->entry.n == 2 && program->exit.n == 2 && program->mesh == mesh);
+    const mth__role *role = &program->role.at[0];
     for (size_t i = 0; i < role->value.n; i++)
         CHECK(mth__shape_equal(role->value.at[i].local, role->value.at[i].shape));
     CHECK(value_named(role, "x")->sharding.dim[0].naxes == 1 && value_named(role, "w")->sharding.dim[1].axis[0] == 1);
@@ -555,9 +564,9 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
     CHECK(mth__sharding_equal(&layouts[0], &x->sharding, 2) && mth__sharding_equal(&layouts[1], &w->sharding, 2));
     CHECK(mth__sharding_equal(&layouts[2], &h->sharding, 2) &&
         mth__sharding_equal(&role->instr.at[1].layouts[0], &s->sharding, 3));
-    CHECK_STATUS(mth__global_verify(p));
+    CHECK_STATUS(mth__global_verify(program));
     for (int e = 0; e < 2; e++) /* they leave as they are to leave, not as they are made */
-        CHECK(!mth__sharding_axes(&p->exit.at[e].sharding, p->exit.at[e].shape.rank));
+        CHECK(!mth__sharding_axes(&program->exit.at[e].sharding, program->exit.at[e].shape.rank));
     CHECK(!mth__sharding_axes(&role->value.at[role->instr.at[0].out[0]].sharding, 2));
 }
 
@@ -569,32 +578,32 @@ GUARDED(spoilt_global_programs_are_refused_by_name) {
         "relu: its result %5 is int32, and not float32"};
     for (int k = 1; k < 12; k++) {
         mth__value *made[5];
-        mth__program *p = NULL;
-        CHECK_STATUS(mth__emit_global(a, global_graph(made), &p));
-        if (!p) return;
-        mth__role *role = &p->role.at[0];
+        mth__program *program = NULL;
+        CHECK_STATUS(mth__emit_global(arena, global_graph(made), &program));
+        if (!program) return;
+        mth__role *role = &program->role.at[0];
         mth__program_value *h = &role->value.at[role->instr.at[0].out[0]],
                            *y = &role->value.at[role->instr.at[2].out[0]];
         mth__instr first = role->instr.at[0];
         switch (k) {
         case 1: y->sharding.dim[0] = (mth__split){.naxes = 1, .axis = {0}}; break;
         case 2: *y = *h; break;
-        case 3: y->shape.dim[0] = y->local.dim[0] = 2, y->bytes /= 2, p->exit.at[0].shape.dim[0] = 2; break;
+        case 3: y->shape.dim[0] = y->local.dim[0] = 2, y->bytes /= 2, program->exit.at[0].shape.dim[0] = 2; break;
         case 4: h->local.dim[0] = 4; break;
-        case 5: p->exit.at[0].sharding.partial = 1; break;
+        case 5: program->exit.at[0].sharding.partial = 1; break;
         case 6: role->instr.n--; break;
         case 7: role->instr.at[0].out[0] = role->instr.at[0].in[1]; break;
         case 8: role->instr.at[0] = role->instr.at[1], role->instr.at[1] = first; break;
-        case 9: ((mth__sharding *)first.layouts)[0].on = mth__place_device(p->mesh, 0); break;
+        case 9: ((mth__sharding *)first.layouts)[0].on = mth__place_device(program->mesh, 0); break;
         case 10: role->instr.at[2].stream = 1; break;
-        default: y->dtype = p->exit.at[0].dtype = MTH_INT32;
+        default: y->dtype = program->exit.at[0].dtype = MTH_INT32;
         }
-        CHECK_FAILS(mth__global_verify(p), MTH_ERROR_VALUE, why[k]);
+        CHECK_FAILS(mth__global_verify(program), MTH_ERROR_VALUE, why[k]);
     }
 }
 GUARDED(a_global_program_runs_on_the_whole_mesh) {
-    mth__program *p = NULL;
-    CHECK_FAILS(
-        mth__emit_global(a, pipeline(a, MESH(a, 2), 2, 2, 4, 8), &p), MTH_ERROR_UNSUPPORTED, "mesh_context='mpmd'");
+    mth__program *program = NULL;
+    CHECK_FAILS(mth__emit_global(arena, pipeline(arena, MESH(arena, 2), 2, 2, 4, 8), &program), MTH_ERROR_UNSUPPORTED,
+        "mesh_context='mpmd'");
 }
 RUN()

@@ -8,10 +8,10 @@ typedef struct {
 } result;
 
 /* Outputs and gradients of all parameters, each output's gradient all ones; `split`: the batch over axis 0. */
-static void run(
-    const mth_model *m, mth_arg mesh, bool optimized, bool store, bool split, int64_t rows, int64_t width, result *r) {
-    mth_backend *b = NULL;
-    mth_compiled *c = NULL;
+static void run(const mth_model *model, mth_arg mesh, bool optimized, bool store, bool split, int64_t rows,
+    int64_t width, result *r) {
+    mth_backend *backend = NULL;
+    mth_compiled *compiled = NULL;
     mth_array *x = NULL;
     mth_arrays *parameters = NULL;
     mth_named seed[8] = {{NULL, NULL}};
@@ -19,32 +19,33 @@ static void run(
     CHECK_STATUS(mth_backend_create("native",
         MTH_OPTIONS(
             {"device_mesh", mesh}, {"threads", mth_int(1)}, {"communication_optimization", mth_bool(optimized)}),
-        &b));
-    b->distribute.store_sharded = store;
+        &backend));
+    backend->distribute.store_sharded = store;
     const char *key = "input";
     mth_arg axes[] = {mth_int(0), MTH_NONE}, spec = mth_list(2, axes);
-    CHECK_STATUS(mth_compile(m, b, MTH_OPTIONS({"input_shard_specs", mth_dict(split, &key, &spec)}), &c));
-    CHECK_STATUS(mth_array_randn(b, 2, (int64_t[]){rows, width}, 1, NULL, &x));
+    CHECK_STATUS(
+        mth_compile(model, backend, MTH_OPTIONS({"input_shard_specs", mth_dict(split, &key, &spec)}), &compiled));
+    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){rows, width}, 1, NULL, &x));
     mth_named in = {"input", x};
-    CHECK_STATUS(mth_get_parameters(c, &in, 1, 0, &parameters));
-    CHECK_STATUS(mth_evaluate(c, parameters, &in, 1, NULL, &r->outputs, NULL));
+    CHECK_STATUS(mth_get_parameters(compiled, &in, 1, 0, &parameters));
+    CHECK_STATUS(mth_evaluate(compiled, parameters, &in, 1, NULL, &r->outputs, NULL));
     size_t n = r->outputs ? r->outputs->count : 0;
     for (size_t i = 0; i < n && i < 8; i++) {
         const mth_array *o = r->outputs->item[i].array;
         seed[i].name = r->outputs->item[i].name;
-        CHECK_STATUS(
-            mth_array_full(b, MTH_FLOAT32, 1, mth_array_get_rank(o), mth_array_get_shape(o), NULL, &seed[i].array));
+        CHECK_STATUS(mth_array_full(
+            backend, MTH_FLOAT32, 1, mth_array_get_rank(o), mth_array_get_shape(o), NULL, &seed[i].array));
     }
     mth_arrays *again = NULL;
     mth_gradient_request request = {seed, n, NULL, 0};
-    CHECK_STATUS(mth_evaluate(c, parameters, &in, 1, &request, &again, &r->gradients));
-    CHECK_STATUS(mth_plan_print(c, &r->plan));
+    CHECK_STATUS(mth_evaluate(compiled, parameters, &in, 1, &request, &again, &r->gradients));
+    CHECK_STATUS(mth_plan_print(compiled, &r->plan));
     mth_arrays_free(again);
     mth_arrays_free(parameters);
     mth_array_free(x);
     for (size_t i = 0; i < n; i++) mth_array_free(seed[i].array);
-    mth_compiled_free(c);
-    mth_backend_free(b);
+    mth_compiled_free(compiled);
+    mth_backend_free(backend);
 }
 
 static int channels(const char *plan, const char *kind) {
@@ -58,11 +59,11 @@ static int channels(const char *plan, const char *kind) {
     return n;
 }
 
-static void compare(mth_model *m, mth_arg mesh, bool store, bool split, int64_t rows, int64_t width, const char *kind,
-    int before, int after) {
+static void compare(mth_model *model, mth_arg mesh, bool store, bool split, int64_t rows, int64_t width,
+    const char *kind, int before, int after) {
     result plain, less;
-    run(m, mesh, false, store, split, rows, width, &plain);
-    run(m, mesh, true, store, split, rows, width, &less);
+    run(model, mesh, false, store, split, rows, width, &plain);
+    run(model, mesh, true, store, split, rows, width, &less);
     /* each element is made and summed as before */
     same_arrays(plain.outputs, less.outputs, 0);
     same_arrays(plain.gradients, less.gradients, 0);
@@ -73,7 +74,7 @@ static void compare(mth_model *m, mth_arg mesh, bool store, bool split, int64_t 
     if (getenv("SHOW")) printf("%s\n%s", plain.plan, less.plan);
     mth_arrays_free(plain.outputs), mth_arrays_free(plain.gradients), mth_text_free(plain.plan);
     mth_arrays_free(less.outputs), mth_arrays_free(less.gradients), mth_text_free(less.plan);
-    mth_model_free(m);
+    mth_model_free(model);
 }
 #define ON(device) {"device_id", mth_int(device)}
 

@@ -8,17 +8,18 @@ static const mth__engine_vtable *const engine = &mth__engine_reference;
 
 TEST(buffers_keep_their_engine) {
     mth__engine *e;
-    mth__buffer *b;
+    mth__buffer *buffer;
     int64_t before = mth_debug_live_allocations(), data = 0;
     CHECK_STATUS(open_engine(engine, &(mth__mesh){.count = 2}, &e));
-    CHECK_STATUS(engine->memory.new(e, 1, 16, &b));
+    CHECK_STATUS(engine->memory.new(e, 1, 16, &buffer));
     engine->close(e);
-    engine->memory.retain(b);
-    CHECK_STATUS(engine->memory.write(b, 8, &(int64_t){77}, 8));
-    engine->memory.release(b);
-    CHECK_STATUS(engine->memory.read(b, 8, &data, 8));
-    CHECK(data == 77 && ((int64_t *)engine->memory.host(b))[1] == 77 && (uintptr_t)engine->memory.host(b) % 64 == 0);
-    engine->memory.release(b);
+    engine->memory.retain(buffer);
+    CHECK_STATUS(engine->memory.write(buffer, 8, &(int64_t){77}, 8));
+    engine->memory.release(buffer);
+    CHECK_STATUS(engine->memory.read(buffer, 8, &data, 8));
+    CHECK(data == 77 && ((int64_t *)engine->memory.host(buffer))[1] == 77 &&
+        (uintptr_t)engine->memory.host(buffer) % 64 == 0);
+    engine->memory.release(buffer);
     CHECK(mth_debug_live_allocations() == before);
 }
 
@@ -50,9 +51,9 @@ TEST(integers_are_not_rounded) {
     const int64_t odd = (INT64_C(1) << 53) + 1, some[4] = {odd, -odd, INT64_MIN, INT64_MAX};
     mth__ref_element room[4];
     int64_t back[4];
-    const mth__ref_value v = {.data = room, .dtype = MTH_INT64, .local = {1, {4}}};
-    mth__ref_widen(&v, some);
-    mth__ref_narrow(&v, back);
+    const mth__ref_value value = {.data = room, .dtype = MTH_INT64, .local = {1, {4}}};
+    mth__ref_widen(&value, some);
+    mth__ref_narrow(&value, back);
     CHECK(memcmp(some, back, sizeof some) == 0);
 #define FROM(dtype, x) mth__ref_from_integer(MTH_##dtype, x)
     CHECK(FROM(INT64, odd).integer == odd && FROM(INT32, odd).integer == 1 && FROM(BOOL, INT64_MIN).integer == 1);
@@ -85,54 +86,54 @@ static mth_status run(void *argument) {
     const job *j = argument;
     mth__arena *arena = mth__arena_new();
     mth__engine *e;
-    mth__executable *x;
-    mth__program *p;
-    TRY(mth__program_parse(arena, j->text, &p));
-    TRY(open_engine_with(engine, p->mesh, 1, j->threads, &e));
-    mth_status s = engine->load(e, p, NULL, &x);
+    mth__executable *executable;
+    mth__program *program;
+    TRY(mth__program_parse(arena, j->text, &program));
+    TRY(open_engine_with(engine, program->mesh, 1, j->threads, &e));
+    mth_status status = engine->load(e, program, NULL, &executable);
     engine->close(e);
-    if (s) return s;
+    if (status) return status;
     mth__buffer *none[64] = {NULL}, *left[64] = {NULL};
-    s = engine->run(x, none, left, &(mth__control){.stop = j->stop});
+    status = engine->run(executable, none, left, &(mth__control){.stop = j->stop});
     for (int i = 0; i < 64; i++) CHECK(left[i] == NULL);
-    engine->unload(x);
-    if (!s) mth__arena_free(arena);
-    return s;
+    engine->unload(executable);
+    if (!status) mth__arena_free(arena);
+    return status;
 }
 
 /* A plan of the public API, as text; the caller frees it. */
 static char *plan_of(mth_dtype dtype, const void *ids, bool evaluate) {
-    mth_module *m;
+    mth_module *module;
     mth_model *model;
     mth_backend *backend;
-    mth_compiled *c;
-    mth_array *x;
+    mth_compiled *compiled;
+    mth_array *array;
     mth_arrays *parameters = NULL, *outputs = NULL;
     char *text = NULL;
     CHECK_STATUS(mth_model_create(&model));
     CHECK_STATUS(mth_module_create("Embedding",
         MTH_OPTIONS({"vocab_size", mth_int(10)}, {"embedding_dim", mth_int(3)},
             {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}),
-        &m));
-    CHECK_STATUS(mth_model_add(model, m, MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN));
+        &module));
+    CHECK_STATUS(mth_model_add(model, module, MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN));
     CHECK_STATUS(mth_backend_create("reference", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
-    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &c));
-    CHECK_STATUS(mth_array_from_data(backend, dtype, 1, (int64_t[]){3}, ids, NULL, &x));
-    mth_named input = {"input", x};
-    CHECK_STATUS(mth_get_parameters(c, &input, 1, 0, &parameters));
+    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
+    CHECK_STATUS(mth_array_from_data(backend, dtype, 1, (int64_t[]){3}, ids, NULL, &array));
+    mth_named input = {"input", array};
+    CHECK_STATUS(mth_get_parameters(compiled, &input, 1, 0, &parameters));
     if (evaluate) {
-        CHECK_FAILS(
-            mth_evaluate(c, parameters, &input, 1, NULL, &outputs, NULL), MTH_ERROR_VALUE, "id 10 is outside [0, 10)");
+        CHECK_FAILS(mth_evaluate(compiled, parameters, &input, 1, NULL, &outputs, NULL), MTH_ERROR_VALUE,
+            "id 10 is outside [0, 10)");
     } else {
-        CHECK_STATUS(mth_evaluate(c, parameters, &input, 1, NULL, &outputs, NULL));
-        CHECK_STATUS(mth_plan_print(c, &text));
+        CHECK_STATUS(mth_evaluate(compiled, parameters, &input, 1, NULL, &outputs, NULL));
+        CHECK_STATUS(mth_plan_print(compiled, &text));
         mth_arrays_free(outputs);
     }
     mth_arrays_free(parameters);
-    mth_array_free(x);
-    mth_compiled_free(c);
+    mth_array_free(array);
+    mth_compiled_free(compiled);
     mth_backend_free(backend);
-    mth_module_free(m);
+    mth_module_free(module);
     mth_model_free(model);
     return text;
 }

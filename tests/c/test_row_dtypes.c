@@ -23,9 +23,9 @@ static mth_status make(const example *of, const mth__attrs *attrs, const mth_dty
     to->graph = mth__graph_new(arena, mesh);
     mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
     int nin = 0;
-    for (const char *c = of->shapes; c; c = *c ? c + 1 : NULL, nin++) {
+    for (const char *at = of->shapes; at; at = *at ? at + 1 : NULL, nin++) {
         mth__shape shape = {0};
-        for (; *c && *c != ','; c++) shape.dim[shape.rank++] = size[(int)*c];
+        for (; *at && *at != ','; at++) shape.dim[shape.rank++] = size[(int)*at];
         in[nin] = mth__graph_value(to->graph, MTH__VALUE_INPUT, mth__format(arena, "in%d", nin), dtype[nin], shape);
     }
     mth__builder builder = {.graph = to->graph, .label = mth__label_outside("example", MTH__FORWARD)};

@@ -52,16 +52,16 @@ static void put(const char *dtype, size_t i, int value, char *data) {
 }
 
 /* Element (i, j) is (i * columns + j) mod 127, which every dtype holds; each shard against it. */
-static void check_values(const mth_array *a, int64_t columns, bool transposed) {
-    const bool truth = mth_array_get_dtype(a) == MTH_BOOL;
+static void check_values(const mth_array *array, int64_t columns, bool transposed) {
+    const bool truth = mth_array_get_dtype(array) == MTH_BOOL;
     int wrong = 0;
-    for (size_t k = 0; k < mth_array_get_shard_count(a); k++) {
-        const mth_shard shard = mth_array_get_shard(a, k);
+    for (size_t k = 0; k < mth_array_get_shard_count(array); k++) {
+        const mth_shard shard = mth_array_get_shard(array, k);
         for (int64_t i = 0; i < shard.size[0]; i++)
             for (int64_t j = 0; j < shard.size[1]; j++) {
                 const int64_t y = shard.start[0] + i, x = shard.start[1] + j,
                               value = (transposed ? x * columns + y : y * columns + x) % 127;
-                wrong += mth__dtype_load(mth_array_get_dtype(a), shard.data, i * shard.size[1] + j) !=
+                wrong += mth__dtype_load(mth_array_get_dtype(array), shard.data, i * shard.size[1] + j) !=
                     (double)(truth ? value % 2 : value);
             }
     }
@@ -90,10 +90,10 @@ TEST(values_of_every_dtype_and_layout) {
                 for (size_t i = 0; i < n; i++) put(dtypes[d].name, i, (int)(i % 127), data + 1);
                 const char *path = file_of(header, strlen(header), data, 1 + n * dtypes[d].size);
                 for (int i = 0; i < 6; i++) {
-                    mth_array *a = NULL;
-                    CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", i > 2, &specs[i % 3], &a));
-                    if (a) check_values(a, shapes[s][1], i > 2);
-                    mth_array_free(a);
+                    mth_array *array = NULL;
+                    CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", i > 2, &specs[i % 3], &array));
+                    if (array) check_values(array, shapes[s][1], i > 2);
+                    mth_array_free(array);
                 }
             }
     free(data);
@@ -157,10 +157,10 @@ TEST(a_layout_is_read_from_one_opening) {
     const int64_t live = mth_debug_live_allocations();
     for (int64_t i = 0; !read; i++) { /* any allocation may fail: the arrays read so far are freed */
         mth_debug_fail_allocation(i);
-        mth_status s = mth_arrays_read_safetensors(layout, path, names, 2, &read);
+        mth_status status = mth_arrays_read_safetensors(layout, path, names, 2, &read);
         mth_debug_fail_allocation(-1);
-        CHECK(!s == (read != NULL) && (!s || mth_error_get_code(s) == MTH_ERROR_MEMORY));
-        mth_error_free(s);
+        CHECK(!status == (read != NULL) && (!status || mth_error_get_code(status) == MTH_ERROR_MEMORY));
+        mth_error_free(status);
         if (!read) CHECK(mth_debug_live_allocations() == live);
     }
     mth_arrays_free(read);
@@ -283,17 +283,17 @@ TEST(headers) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *path = file_of(cases[i].header, strlen(cases[i].header), data, cases[i].bytes);
-        mth_array *a = NULL;
-        mth_status s = mth_array_from_safetensors(backend, path, cases[i].tensor, false, NULL, &a);
-        const bool right = cases[i].error
-            ? s && mth_error_get_code(s) == cases[i].code && strstr(mth_error_get_message(s), cases[i].error)
-            : !s;
+        mth_array *array = NULL;
+        mth_status status = mth_array_from_safetensors(backend, path, cases[i].tensor, false, NULL, &array);
+        const bool right = cases[i].error ? status && mth_error_get_code(status) == cases[i].code &&
+                strstr(mth_error_get_message(status), cases[i].error)
+                                          : !status;
         if (!right)
-            printf(
-                "  %s (%zu bytes): %s\n", cases[i].header, cases[i].bytes, s ? mth_error_get_message(s) : "accepted");
-        CHECK(right && !s == (a != NULL));
-        mth_error_free(s);
-        mth_array_free(a);
+            printf("  %s (%zu bytes): %s\n", cases[i].header, cases[i].bytes,
+                status ? mth_error_get_message(status) : "accepted");
+        CHECK(right && !status == (array != NULL));
+        mth_error_free(status);
+        mth_array_free(array);
     }
     unlink(file_path());
     mth_backend_free(backend);
@@ -303,11 +303,11 @@ TEST(nothing_in_a_header_nests) {
     mth_backend *backend = devices(1);
     const size_t n = 1 << 20;
     char *header = malloc(n);
-    mth_array *a = NULL;
+    mth_array *array = NULL;
     for (int i = 0; i < 2; i++) { /* a million of '[' or of '{"a":' */
         for (size_t k = 0; k < n; k++) header[k] = i ? "{\"a\":"[k % 5] : k ? '[' : '{';
-        CHECK_FAILS(mth_array_from_safetensors(backend, file_of(header, n, "", 0), "a", false, NULL, &a), MTH_ERROR_IO,
-            "no valid safetensors file");
+        CHECK_FAILS(mth_array_from_safetensors(backend, file_of(header, n, "", 0), "a", false, NULL, &array),
+            MTH_ERROR_IO, "no valid safetensors file");
     }
     free(header);
     unlink(file_path());
@@ -316,15 +316,15 @@ TEST(nothing_in_a_header_nests) {
 
 TEST(the_size_of_a_header) {
     mth_backend *backend = devices(1);
-    mth_array *a = NULL;
+    mth_array *array = NULL;
     const uint64_t sizes[] = {0, 1, 3, 100000001, UINT64_MAX, UINT64_MAX - 7};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        FILE *f = fopen(file_path(), "wb");
-        fwrite(&sizes[i], 8, 1, f);
-        fwrite("{}", 1, 2, f);
-        fclose(f);
+        FILE *file = fopen(file_path(), "wb");
+        fwrite(&sizes[i], 8, 1, file);
+        fwrite("{}", 1, 2, file);
+        fclose(file);
         CHECK_FAILS(
-            mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO, "header claims");
+            mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &array), MTH_ERROR_IO, "header claims");
     }
     for (int more = 0; more < 2; more++) { /* at the limit, in a file with holes, and one beyond */
         const uint64_t size = 100000000 + (uint64_t)more;
@@ -333,13 +333,13 @@ TEST(the_size_of_a_header) {
         memcpy(spaces, "{" A "}", strlen("{" A "}"));
         const char *path = file_of(spaces, size, "\0\0\0\0\0\0\0", 8);
         if (more)
-            CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a), MTH_ERROR_IO,
+            CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", false, NULL, &array), MTH_ERROR_IO,
                 "the format allows 100000000");
         else
-            CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a));
+            CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", false, NULL, &array));
         free(spaces);
     }
-    mth_array_free(a);
+    mth_array_free(array);
     unlink(file_path());
     mth_backend_free(backend);
 }
@@ -353,21 +353,21 @@ TEST(a_file_that_is_cut_short_while_it_is_read) {
     const mth_arg specs[] = {MTH_NONE, MTH_SPEC(mth_int(0), MTH_NONE), MTH_SPEC(MTH_NONE, mth_int(0))};
     cut_path = file_path();
     for (int i = 0; i < 6; i++) {
-        mth_array *a = NULL;
+        mth_array *array = NULL;
         const char *path = file_of(header, length, data, bytes);
         reads = 0;
-        CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", i > 2, &specs[i % 3], &a));
-        mth_array_free(a);
+        CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", i > 2, &specs[i % 3], &array));
+        mth_array_free(array);
         const int all = reads;
         CHECK(all >= 3);
         for (int at = 0; at < all;
             at += all < 20 ? 1 : all / 10) { /* before the size, before the header, in the data */
-            a = NULL;
+            array = NULL;
             file_of(header, length, data, bytes);
             reads = 0, cut_at = at, cut_to = at < 2 ? at * 8 : (off_t)(8 + length);
-            CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", i > 2, &specs[i % 3], &a), MTH_ERROR_IO,
+            CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", i > 2, &specs[i % 3], &array), MTH_ERROR_IO,
                 "cut short while it was read");
-            CHECK(!a);
+            CHECK(!array);
             cut_at = -1;
         }
     }
@@ -378,20 +378,20 @@ TEST(a_file_that_is_cut_short_while_it_is_read) {
 
 TEST(what_is_no_file) {
     mth_backend *backend = devices(1);
-    mth_array *a = NULL;
+    mth_array *array = NULL;
     unlink(file_path());
-    mth_status s = mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a);
-    CHECK(mth_error_get_code(s) == MTH_ERROR_IO && mth_error_get_errno(s) == ENOENT);
-    mth_error_free(s);
-    s = mth_array_from_safetensors(backend, "/tmp", "a", false, NULL, &a);
-    CHECK(mth_error_get_code(s) == MTH_ERROR_IO && mth_error_get_errno(s) == EISDIR);
-    mth_error_free(s);
+    mth_status status = mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &array);
+    CHECK(mth_error_get_code(status) == MTH_ERROR_IO && mth_error_get_errno(status) == ENOENT);
+    mth_error_free(status);
+    status = mth_array_from_safetensors(backend, "/tmp", "a", false, NULL, &array);
+    CHECK(mth_error_get_code(status) == MTH_ERROR_IO && mth_error_get_errno(status) == EISDIR);
+    mth_error_free(status);
     if (mkfifo(file_path(), 0600)) abort();
     alarm(20); /* ends the test where opening a pipe waits */
     CHECK_FAILS(
-        mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO, "is a pipe, no file");
-    CHECK_FAILS(
-        mth_array_from_safetensors(backend, "/dev/zero", "a", false, NULL, &a), MTH_ERROR_IO, "is a device, no file");
+        mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &array), MTH_ERROR_IO, "is a pipe, no file");
+    CHECK_FAILS(mth_array_from_safetensors(backend, "/dev/zero", "a", false, NULL, &array), MTH_ERROR_IO,
+        "is a device, no file");
     alarm(0);
     unlink(file_path());
     mth_backend_free(backend);

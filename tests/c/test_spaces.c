@@ -44,13 +44,13 @@ static const char *with(const char *text, const char *from, const char *to) {
     const char *at = strstr(text, from);
     CHECK(at != NULL);
     if (!at) return text;
-    return mth__format(a, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    return mth__format(arena, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
 }
 
 static mth__program *parse(const char *text) {
-    mth__program *p = NULL;
-    CHECK_STATUS(mth__program_parse(a, text, &p));
-    return p;
+    mth__program *program = NULL;
+    CHECK_STATUS(mth__program_parse(arena, text, &program));
+    return program;
 }
 
 /* ---------------------------------------------------------------- runs */
@@ -61,15 +61,15 @@ typedef struct {
     mth__buffer *entry[16], *exit[16];
 } session;
 
-static mth_status load(session *s, const mth__engine_vtable *vt, const mth__program *p) {
+static mth_status load(session *s, const mth__engine_vtable *vt, const mth__program *program) {
     s->vt = vt;
-    TRY(open_engine(vt, p->mesh, &s->engine));
-    return vt->load(s->engine, p, NULL, &s->x);
+    TRY(open_engine(vt, program->mesh, &s->engine));
+    return vt->load(s->engine, program, NULL, &s->x);
 }
 static void give(session *s, int entry, int devices, int device, int n, const float *data) {
-    mth__buffer **b = &s->entry[entry * devices + device];
-    CHECK_STATUS(s->vt->memory.new(s->engine, device, n * 4, b));
-    CHECK_STATUS(s->vt->memory.write(*b, 0, data, n * 4));
+    mth__buffer **buffer = &s->entry[entry * devices + device];
+    CHECK_STATUS(s->vt->memory.new(s->engine, device, n * 4, buffer));
+    CHECK_STATUS(s->vt->memory.write(*buffer, 0, data, n * 4));
 }
 static void close_session(session *s) {
     let_go(s->vt, s->entry, 16);
@@ -92,16 +92,16 @@ static void expect(
     const float x[4][2], const float *w, const float *m, double rate, double y[4][3], double *next_m, double *next_w) {
     double h[4][3];
     for (int b = 0; b < 4; b++)
-        for (int o = 0; o < 3; o++) {
-            h[b][o] = x[b][0] * w[o] + x[b][1] * w[3 + o];
-            y[b][o] = h[b][o] * h[b][o];
+        for (int operand = 0; operand < 3; operand++) {
+            h[b][operand] = x[b][0] * w[operand] + x[b][1] * w[3 + operand];
+            y[b][operand] = h[b][operand] * h[b][operand];
         }
     for (int i = 0; i < 2; i++)
-        for (int o = 0; o < 3; o++) {
+        for (int operand = 0; operand < 3; operand++) {
             double dw = 0;
-            for (int b = 0; b < 4; b++) dw += x[b][i] * x[b][i] * y[b][o] + x[b][i] * h[b][o];
-            next_m[i * 3 + o] = m[i * 3 + o] + dw;
-            next_w[i * 3 + o] = w[i * 3 + o] - rate * next_m[i * 3 + o];
+            for (int b = 0; b < 4; b++) dw += x[b][i] * x[b][i] * y[b][operand] + x[b][i] * h[b][operand];
+            next_m[i * 3 + operand] = m[i * 3 + operand] + dw;
+            next_w[i * 3 + operand] = w[i * 3 + operand] - rate * next_m[i * 3 + operand];
         }
 }
 
@@ -109,10 +109,10 @@ static void run_step(const mth__engine_vtable *vt, const char *text) {
     static const float x[4][2] = {{1, 2}, {-1, 3}, {2, -2}, {0, 1}}, w[6] = {1, -1, 2, 0, 1, -2},
                        m[6] = {5, 4, 3, 2, 1, 0}, rate = 0.5f;
     double y[4][3], next_m[6], next_w[6];
-    mth__program *p = parse(text);
+    mth__program *program = parse(text);
     session s = {0};
-    CHECK_STATUS(mth__program_verify(p));
-    CHECK_STATUS(load(&s, vt, p));
+    CHECK_STATUS(mth__program_verify(program));
+    CHECK_STATUS(load(&s, vt, program));
     for (int d = 0; d < 2; d++) {
         give(&s, 0, 2, d, 4, x[2 * d]);
         give(&s, 1, 2, d, 6, w);
@@ -129,10 +129,10 @@ static void run_step(const mth__engine_vtable *vt, const char *text) {
 }
 
 GUARDED(a_step_of_training_runs) {
-    const char *fault = plain_verify(a, parse(step), 1);
+    const char *fault = plain_verify(arena, parse(step), 1);
     CHECK(fault == NULL);
     if (fault) puts(fault);
-    CHECK(!strcmp(mth__format(a, "%.*s", (int)strlen(step), plan_text(parse(step))), step));
+    CHECK(!strcmp(mth__format(arena, "%.*s", (int)strlen(step), plan_text(parse(step))), step));
     for (int k = 0; k < 2; k++) run_step(engines[k], step);
 }
 
@@ -147,13 +147,14 @@ GUARDED(what_is_the_engines_own_needs_no_offset) {
         {"at slab+0 = mul", "at own = mul"}};
     for (size_t i = 0; i < sizeof moved / sizeof *moved; i++) own = with(own, moved[i][0], moved[i][1]);
     for (int k = 0; k < 2; k++) run_step(engines[k], own);
-    const mth__program *p = parse(own);
+    const mth__program *program = parse(own);
     /* t or h~back, first or dw, and g: 24 bytes each but t's 16. At most two live: t is over when h~back begins. */
-    CHECK(mth__own_peak(p, &p->role.at[0], MTH__DEVICE) == 48 && mth__own_peak(p, &p->role.at[0], MTH__HOST) == 24);
+    CHECK(mth__own_peak(program, &program->role.at[0], MTH__DEVICE) == 48 &&
+        mth__own_peak(program, &program->role.at[0], MTH__HOST) == 24);
     const char *now = with(with(step, "start offload", "offload"), "start reload", "reload");
     now = with(with(now, "  3  wait for h~host @linear_0\n", ""), "  7  wait for h~back @linear_0 backward\n", "");
     for (int i = 4, n = 3; i < 14; i++)
-        if (i != 7) now = with(now, mth__format(a, "\n  %d  ", i), mth__format(a, "\n  %d  ", n++));
+        if (i != 7) now = with(now, mth__format(arena, "\n  %d  ", i), mth__format(arena, "\n  %d  ", n++));
     for (int k = 0; k < 2; k++) run_step(engines[k], now);
 }
 
@@ -163,11 +164,11 @@ GUARDED(offsets_are_found_in_each_space) {
         "slab+0", "host+0", "slab+0", "slab+64", "slab+0", "slab+64", "slab+128", "slab+0"};
     for (size_t i = 0; i < sizeof lost / sizeof *lost; i++)
         text = with(text, lost[i], lost[i][0] == 'h' ? "host" : "slab");
-    mth__program *p = parse(text);
-    CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, "h, at -1 of the slab");
-    CHECK_STATUS(mth__emit_memory(p, 1));
-    CHECK(p->role.at[0].slab[MTH__DEVICE] == 128 && p->role.at[0].slab[MTH__HOST] == 64);
-    for (int k = 0; k < 2; k++) run_step(engines[k], plan_text(p));
+    mth__program *program = parse(text);
+    CHECK_FAILS(mth__program_verify(program), MTH_ERROR_VALUE, "h, at -1 of the slab");
+    CHECK_STATUS(mth__emit_memory(program, 1));
+    CHECK(program->role.at[0].slab[MTH__DEVICE] == 128 && program->role.at[0].slab[MTH__HOST] == 64);
+    for (int k = 0; k < 2; k++) run_step(engines[k], plan_text(program));
 }
 
 /* A successor has its entry's bytes; what is in the host's pool is no part of the device's total. */
@@ -181,11 +182,11 @@ GUARDED(reports_count_each_space) {
 }
 
 GUARDED(xla_refuses_by_name_what_it_lacks) {
-    mth__executable *x;
-    CHECK_FAILS(mth__engine_pjrt.load(NULL, parse(step), NULL, &x), MTH_ERROR_UNSUPPORTED,
+    mth__executable *executable;
+    CHECK_FAILS(mth__engine_pjrt.load(NULL, parse(step), NULL, &executable), MTH_ERROR_UNSUPPORTED,
         "XLA's engine gives no exit the bytes of an entry, and exit 1, w, is the successor of entry 1");
     const char *copies = with(with(step, "successor of 1 w", "output w"), "successor of 2 m", "output m");
-    CHECK_FAILS(mth__engine_pjrt.load(NULL, parse(copies), NULL, &x), MTH_ERROR_UNSUPPORTED,
+    CHECK_FAILS(mth__engine_pjrt.load(NULL, parse(copies), NULL, &executable), MTH_ERROR_UNSUPPORTED,
         "linear_0: XLA's engine has no memory in the host's pool, and h is copied there or back");
 }
 
@@ -243,11 +244,11 @@ GUARDED(what_breaks_the_rules_is_refused_by_name) {
         for (const char *c = all[i].from; *c; c++) more -= *c == '\n';
         for (const char *c = all[i].to; *c; c++) more += *c == '\n';
         for (int n = 13; more && at && n > 0; n--) {
-            const char *line = mth__format(a, "\n  %d  ", n), *found = strstr(text, line), *second;
+            const char *line = mth__format(arena, "\n  %d  ", n), *found = strstr(text, line), *second;
             second = found ? strstr(found + 1, line) : NULL;
             if (second || (found && found > strstr(text, all[i].to) + strlen(all[i].to) - 2)) {
                 if (second) found = second;
-                text = mth__format(a, "%.*s\n  %d  %s", (int)(found - text), text, n + 1, found + strlen(line));
+                text = mth__format(arena, "%.*s\n  %d  %s", (int)(found - text), text, n + 1, found + strlen(line));
             }
         }
         CHECK_FAILS(mth_plan_verify_text(text), MTH_ERROR_VALUE, all[i].why);
@@ -256,95 +257,98 @@ GUARDED(what_breaks_the_rules_is_refused_by_name) {
 
 /* ---------------------------------------------------------------- at random */
 static mth__program *random_offloads(unsigned seed, int *made) {
-    mth__emit_options o = random_emit_options(seed);
-    mth__program *p = NULL;
-    mth__graph *g = random_graph(a, seed);
-    CHECK_STATUS(mth__emit(a, g, &o, &p));
-    *made += add_offloads(a, p, seed);
-    CHECK_STATUS(mth__emit_memory(p, 1));
-    return p;
+    mth__emit_options options = random_emit_options(seed);
+    mth__program *program = NULL;
+    mth__graph *graph = random_graph(arena, seed);
+    CHECK_STATUS(mth__emit(arena, graph, &options, &program));
+    *made += add_offloads(arena, program, seed);
+    CHECK_STATUS(mth__emit_memory(program, 1));
+    return program;
 }
 
 GUARDED(random_offloads_verify_and_run) {
-    mth__arena *outer = a;
+    mth__arena *outer = arena;
     int made = 0, ran = 0;
     for (unsigned seed = 0; seed < 200 && unit_failures < 3; seed++) {
-        a = mth__arena_new();
-        const mth__program *p = random_offloads(seed, &made);
-        const char *text = plan_text(p), *fault;
+        arena = mth__arena_new();
+        const mth__program *program = random_offloads(seed, &made);
+        const char *text = plan_text(program), *fault;
         mth__program *again = parse(text);
         CHECK(!strcmp(plan_text(again), text));
         const int before = unit_failures;
         CHECK_STATUS(mth__program_verify(again));
-        fault = plain_verify(a, again, seed);
+        fault = plain_verify(arena, again, seed);
         CHECK(fault == NULL);
-        for (int k = 0; k < 2 && seed % 4 == 0; k++, ran++) CHECK_STATUS(run_program(a, engines[k], again));
+        for (int k = 0; k < 2 && seed % 4 == 0; k++, ran++) CHECK_STATUS(run_program(arena, engines[k], again));
         if (unit_failures > before) printf("seed %u: %s\n%s\n", seed, fault ? fault : "", text);
-        mth__arena_free(a);
+        mth__arena_free(arena);
     }
-    a = outer;
+    arena = outer;
     CHECK(made > 200 && ran == 100);
     if (getenv("SHOW")) printf("%d values went to the host and back\n", made);
 }
 
-static bool is_copy(const mth__instr *k) { return k->kind == MTH__COPY; }
-static bool is_copy_wait(const mth__instr *k) { return k->kind == MTH__WAIT && k->channel < 0; }
-static bool is_started(const mth__instr *k) { return mth__is_started(k); }
-static int find(const mth__role *r, bool (*kind)(const mth__instr *)) {
-    for (int tries = 0; r->instr.n && tries < 40; tries++) {
-        const int i = pick(r->instr.n);
-        if (kind(&r->instr.at[i])) return i;
+static bool is_copy(const mth__instr *instruction) { return instruction->kind == MTH__COPY; }
+static bool is_copy_wait(const mth__instr *instruction) {
+    return instruction->kind == MTH__WAIT && instruction->channel < 0;
+}
+static bool is_started(const mth__instr *instruction) { return mth__is_started(instruction); }
+static int find(const mth__role *role, bool (*kind)(const mth__instr *)) {
+    for (int tries = 0; role->instr.n && tries < 40; tries++) {
+        const int i = pick(role->instr.n);
+        if (kind(&role->instr.at[i])) return i;
     }
     return -1;
 }
-static bool drop_instr(mth__role *r, int i) {
+static bool drop_instr(mth__role *role, int i) {
     if (i < 0) return false;
-    memmove(&r->instr.at[i], &r->instr.at[i + 1], (r->instr.n - (size_t)i - 1) * sizeof *r->instr.at);
-    r->instr.n--;
+    memmove(&role->instr.at[i], &role->instr.at[i + 1], (role->instr.n - (size_t)i - 1) * sizeof *role->instr.at);
+    role->instr.n--;
     return true;
 }
-static bool lose_copy_wait(mth__role *r) { return drop_instr(r, find(r, is_copy_wait)); }
-static bool lose_copy(mth__role *r) { return drop_instr(r, find(r, is_copy)); }
-static bool other_stream(mth__role *r) {
-    const int i = find(r, is_started);
+static bool lose_copy_wait(mth__role *role) { return drop_instr(role, find(role, is_copy_wait)); }
+static bool lose_copy(mth__role *role) { return drop_instr(role, find(role, is_copy)); }
+static bool other_stream(mth__role *role) {
+    const int i = find(role, is_started);
     if (i < 0) return false;
-    r->instr.at[i].stream = 3 - r->instr.at[i].stream;
+    role->instr.at[i].stream = 3 - role->instr.at[i].stream;
     return true;
 }
-static bool begin_later(mth__role *r) { /* a copy behind its WAIT */
-    const int wait = find(r, is_copy_wait);
+static bool begin_later(mth__role *role) { /* a copy behind its WAIT */
+    const int wait = find(role, is_copy_wait);
     for (int i = 0; i < wait; i++)
-        if (is_copy(&r->instr.at[i]) && r->instr.at[i].out[0] == r->instr.at[wait].awaited) {
-            mth__instr t = r->instr.at[i];
-            r->instr.at[i] = r->instr.at[wait];
-            r->instr.at[wait] = t;
+        if (is_copy(&role->instr.at[i]) && role->instr.at[i].out[0] == role->instr.at[wait].awaited) {
+            mth__instr instruction = role->instr.at[i];
+            role->instr.at[i] = role->instr.at[wait];
+            role->instr.at[wait] = instruction;
             return true;
         }
     return false;
 }
-static bool move_in_host(mth__role *r) {
+static bool move_in_host(mth__role *role) {
     int host[2] = {-1, -1};
     for (int tries = 0; tries < 80; tries++) {
-        const int v = pick(r->value.n);
-        if (r->value.at[v].storage == MTH__IN_SLAB && r->value.at[v].space == MTH__HOST && r->value.at[v].bytes)
-            host[tries % 2] = v;
+        const int number = pick(role->value.n);
+        if (role->value.at[number].storage == MTH__IN_SLAB && role->value.at[number].space == MTH__HOST &&
+            role->value.at[number].bytes)
+            host[tries % 2] = number;
     }
-    if (host[0] < 0 || host[1] < 0 || r->value.at[host[0]].offset == r->value.at[host[1]].offset ||
-        r->value.at[host[1]].offset + r->value.at[host[0]].bytes > r->slab[MTH__HOST])
+    if (host[0] < 0 || host[1] < 0 || role->value.at[host[0]].offset == role->value.at[host[1]].offset ||
+        role->value.at[host[1]].offset + role->value.at[host[0]].bytes > role->slab[MTH__HOST])
         return false;
-    r->value.at[host[0]].offset = r->value.at[host[1]].offset;
+    role->value.at[host[0]].offset = role->value.at[host[1]].offset;
     return true;
 }
-static bool bring_nowhere(mth__role *r) { /* a copy within the device's memory */
-    const int i = find(r, is_copy);
-    if (i < 0 || r->value.at[r->instr.at[i].out[0]].space != MTH__HOST) return false;
-    r->value.at[r->instr.at[i].out[0]].space = MTH__DEVICE;
-    r->slab[MTH__DEVICE] += r->slab[MTH__HOST];
+static bool bring_nowhere(mth__role *role) { /* a copy within the device's memory */
+    const int i = find(role, is_copy);
+    if (i < 0 || role->value.at[role->instr.at[i].out[0]].space != MTH__HOST) return false;
+    role->value.at[role->instr.at[i].out[0]].space = MTH__DEVICE;
+    role->slab[MTH__DEVICE] += role->slab[MTH__HOST];
     return true;
 }
-static bool shrink_host(mth__role *r) {
-    if (!r->slab[MTH__HOST]) return false;
-    r->slab[MTH__HOST] -= 64;
+static bool shrink_host(mth__role *role) {
+    if (!role->slab[MTH__HOST]) return false;
+    role->slab[MTH__HOST] -= 64;
     return true;
 }
 
@@ -358,27 +362,28 @@ static const struct {
 enum { MUTATIONS = sizeof mutations / sizeof *mutations };
 
 GUARDED(mutants_with_spaces_are_refused) {
-    mth__arena *outer = a;
+    mth__arena *outer = arena;
     int count[MUTATIONS] = {0}, refused[MUTATIONS] = {0}, made = 0;
     for (unsigned seed = 0; seed < 200 && unit_failures < 3; seed++)
         for (int m = 0; m < MUTATIONS; m++) {
-            a = mth__arena_new();
-            mth__program *p = random_offloads(seed, &made);
+            arena = mth__arena_new();
+            mth__program *program = random_offloads(seed, &made);
             state = seed * 40503u + (unsigned)m;
-            if (mutations[m].change(&p->role.at[pick(p->role.n)])) {
-                mth_status s = mth__program_verify(p);
-                const char *fault = s ? NULL : plain_verify(a, p, seed);
+            if (mutations[m].change(&program->role.at[pick(program->role.n)])) {
+                mth_status status = mth__program_verify(program);
+                const char *fault = status ? NULL : plain_verify(arena, program, seed);
                 count[m]++;
-                refused[m] += s != NULL;
-                CHECK(s || !(mutations[m].certain || fault));
-                if (!s && (mutations[m].certain || fault))
-                    printf("seed %u, %s: %s\n%s\n", seed, mutations[m].name, fault ? fault : "wrong", plan_text(p));
-                if (s) CHECK(strstr(mth_error_get_message(s), "role ") != NULL);
-                mth_error_free(s);
+                refused[m] += status != NULL;
+                CHECK(status || !(mutations[m].certain || fault));
+                if (!status && (mutations[m].certain || fault))
+                    printf(
+                        "seed %u, %s: %s\n%s\n", seed, mutations[m].name, fault ? fault : "wrong", plan_text(program));
+                if (status) CHECK(strstr(mth_error_get_message(status), "role ") != NULL);
+                mth_error_free(status);
             }
-            mth__arena_free(a);
+            mth__arena_free(arena);
         }
-    a = outer;
+    arena = outer;
     for (int m = 0; m < MUTATIONS; m++) {
         CHECK(refused[m] > 10);
         if (getenv("SHOW")) printf("%-20s %4d made, %4d refused\n", mutations[m].name, count[m], refused[m]);

@@ -10,22 +10,22 @@ static mth__value *layer(world *w, int k, mth__value *x, int64_t width) {
     return one(w, "gelu", contract(w, "bi,io->bo", x, parameter(w, text, SHAPE(x->shape.dim[1], width))));
 }
 
-static int64_t position(const world *w, const mth__node *n) {
+static int64_t position(const world *w, const mth__node *node) {
     for (size_t i = 0; i < w->graph->node.n; i++)
-        if (w->graph->node.at[i] == n) return (int64_t)i;
+        if (w->graph->node.at[i] == node) return (int64_t)i;
     return -1;
 }
 
 /* Each gather stands in front of its one reader: nothing else but gathers in between. */
 static void gathers_are_late(const world *w) {
     for (size_t i = 0; i < w->graph->node.n; i++) {
-        const mth__node *n = w->graph->node.at[i];
-        if (n->in[0]->kind != MTH__VALUE_PARAMETER || strcmp(n->op->name, "all_gather")) continue;
+        const mth__node *node = w->graph->node.at[i];
+        if (node->in[0]->kind != MTH__VALUE_PARAMETER || strcmp(node->op->name, "all_gather")) continue;
         size_t k = i + 1;
         while (w->graph->node.at[k]->op->flags & MTH__COMM) k++;
         bool reads = false;
-        for (int j = 0; j < w->graph->node.at[k]->nin; j++) reads |= w->graph->node.at[k]->in[j] == n->out[0];
-        CHECK(reads && position(w, n) == (int64_t)i);
+        for (int j = 0; j < w->graph->node.at[k]->nin; j++) reads |= w->graph->node.at[k]->in[j] == node->out[0];
+        CHECK(reads && position(w, node) == (int64_t)i);
     }
 }
 
@@ -94,23 +94,24 @@ WORLD_TEST(a_weight_read_at_both_ends_is_gathered_twice, 2) {
 }
 
 /* ---------------------------------------------------------------- the numbers */
-static void add(mth_model *m, const char *type, const mth_option *o, size_t n, const char *out, mth_add_mode mode) {
+static void add(
+    mth_model *model, const char *type, const mth_option *option, size_t n, const char *out, mth_add_mode mode) {
     mth_module *module = NULL;
-    CHECK_STATUS(mth_module_create(type, o, n, &module));
-    CHECK_STATUS(mth_model_add(m, module, &(mth_wire){"output", out}, out != NULL, mode));
+    CHECK_STATUS(mth_module_create(type, option, n, &module));
+    CHECK_STATUS(mth_model_add(model, module, &(mth_wire){"output", out}, out != NULL, mode));
     mth_module_free(module);
 }
 
 static mth_model *deep(void) {
-    mth_model *m = NULL;
-    CHECK_STATUS(mth_model_create(&m));
-    add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(60)}), NULL, MTH_PLAIN);
+    mth_model *model = NULL;
+    CHECK_STATUS(mth_model_create(&model));
+    add(model, "Linear", MTH_OPTIONS({"dimension", mth_int(60)}), NULL, MTH_PLAIN);
     for (int k = 0; k < 5; k++) {
-        add(m, "FeedForward", MTH_OPTIONS({"hidden_dim", mth_int(230)}), NULL, MTH_CHAIN);
-        add(m, "LayerNorm", NULL, 0, NULL, MTH_CHAIN);
+        add(model, "FeedForward", MTH_OPTIONS({"hidden_dim", mth_int(230)}), NULL, MTH_CHAIN);
+        add(model, "LayerNorm", NULL, 0, NULL, MTH_CHAIN);
     }
-    add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(37)}), "output", MTH_CHAIN);
-    return m;
+    add(model, "Linear", MTH_OPTIONS({"dimension", mth_int(37)}), "output", MTH_CHAIN);
+    return model;
 }
 
 typedef struct {
@@ -121,8 +122,8 @@ typedef struct {
 } result;
 
 static void run(
-    const mth_model *m, mth_arg mesh, size_t devices, bool stored, bool split, bool gradients_first, result *r) {
-    mth_array *x = NULL, *seed = NULL;
+    const mth_model *model, mth_arg mesh, size_t devices, bool stored, bool split, bool gradients_first, result *r) {
+    mth_array *array = NULL, *seed = NULL;
     memset(r, 0, sizeof *r);
     CHECK_STATUS(
         mth_backend_create("native", MTH_OPTIONS({"device_mesh", mesh}, {"threads", mth_int(2)}), &r->backend));
@@ -130,16 +131,16 @@ static void run(
     const char *key = "input";
     mth_arg axes[] = {mth_int(0), MTH_NONE}, spec = mth_list(2, axes);
     CHECK_STATUS(
-        mth_compile(m, r->backend, MTH_OPTIONS({"input_shard_specs", mth_dict(split, &key, &spec)}), &r->compiled));
-    CHECK_STATUS(mth_array_randn(r->backend, 2, (int64_t[]){32, 50}, 1, NULL, &x));
+        mth_compile(model, r->backend, MTH_OPTIONS({"input_shard_specs", mth_dict(split, &key, &spec)}), &r->compiled));
+    CHECK_STATUS(mth_array_randn(r->backend, 2, (int64_t[]){32, 50}, 1, NULL, &array));
     CHECK_STATUS(mth_array_randn(r->backend, 2, (int64_t[]){32, 37}, 2, NULL, &seed));
-    mth_named in = {"input", x}, given = {"output", seed};
+    mth_named in = {"input", array}, given = {"output", seed};
     mth_gradient_request request = {&given, 1, NULL, 0};
     if (gradients_first) CHECK_STATUS(mth_plan(r->compiled, &in, 1, true));
     CHECK_STATUS(mth_get_parameters(r->compiled, &in, 1, 0, &r->parameters));
     CHECK_STATUS(mth_evaluate(r->compiled, r->parameters, &in, 1, &request, &r->outputs, &r->gradients));
     CHECK_STATUS(mth_get_memory_usage(r->compiled, &in, 1, r->memory, devices));
-    mth_array_free(x);
+    mth_array_free(array);
     mth_array_free(seed);
 }
 
@@ -152,11 +153,11 @@ static void finish(result *r) {
 }
 
 static void compare(mth_arg mesh, size_t devices) {
-    mth_model *m = deep();
+    mth_model *model = deep();
     for (int k = 0; k < 4; k++) { /* the batch split or not; planned forward or backward first */
         result whole, parts;
-        run(m, mesh, devices, false, k & 1, false, &whole);
-        run(m, mesh, devices, true, k & 1, k & 2, &parts);
+        run(model, mesh, devices, false, k & 1, false, &whole);
+        run(model, mesh, devices, true, k & 1, k & 2, &parts);
         same_arrays(whole.outputs, parts.outputs, 1e-4);
         same_arrays(whole.gradients, parts.gradients, 1e-4);
         same_arrays(whole.parameters, parts.parameters, 1e-4);
@@ -169,7 +170,7 @@ static void compare(mth_arg mesh, size_t devices) {
         finish(&whole);
         finish(&parts);
     }
-    mth_model_free(m);
+    mth_model_free(model);
 }
 TEST(numbers_on_4) { compare(MTH_INTS(4), 4); }
 TEST(numbers_on_2_2) { compare(MTH_INTS(2, 2), 4); }

@@ -20,24 +20,24 @@ typedef struct {
     mth_arrays *parameters;
 } session;
 
-static mth_status evaluate(const session *e, mth_array *x, mth_arrays **out) {
-    return mth_evaluate(e->compiled, e->parameters, &(mth_named){"input", x}, 1, NULL, out, NULL);
+static mth_status evaluate(const session *e, mth_array *array, mth_arrays **out) {
+    return mth_evaluate(e->compiled, e->parameters, &(mth_named){"input", array}, 1, NULL, out, NULL);
 }
 
 static bool is_right(const session *e, const mth_arrays *out, int rows) {
     float *y = malloc(sizeof *y * (size_t)(rows * e->size));
-    mth_status s = mth_array_gather(mth_arrays_find(out, "output"), y);
-    bool right = !s;
+    mth_status status = mth_array_gather(mth_arrays_find(out, "output"), y);
+    bool right = !status;
     for (int i = 0; right && i < rows * e->size; i++) right = y[i] == (float)e->size;
-    mth_error_free(s);
+    mth_error_free(status);
     free(y);
     return right;
 }
 
 static mth_array *ones(const session *e, int rows, int columns) {
-    mth_array *a = NULL;
-    CHECK_STATUS(mth_array_full(e->backend, MTH_FLOAT32, 1, 2, (int64_t[]){rows, columns}, NULL, &a));
-    return a;
+    mth_array *array = NULL;
+    CHECK_STATUS(mth_array_full(e->backend, MTH_FLOAT32, 1, 2, (int64_t[]){rows, columns}, NULL, &array));
+    return array;
 }
 
 /* On an open backend. */
@@ -58,9 +58,9 @@ static session compile_on(int engine, mth_backend *backend) {
     mth_module_free(linear);
     mth_model_free(model);
     e.x = ones(&e, e.rows, e.size);
-    mth_array *w = ones(&e, e.size, e.size);
-    CHECK_STATUS(mth_arrays_create(&(mth_named){"linear_0.weight", w}, 1, &e.parameters));
-    mth_array_free(w);
+    mth_array *array = ones(&e, e.size, e.size);
+    CHECK_STATUS(mth_arrays_create(&(mth_named){"linear_0.weight", array}, 1, &e.parameters));
+    mth_array_free(array);
     return e;
 }
 
@@ -87,13 +87,13 @@ static void *evaluate_often(void *context) {
     worker *w = context;
     while (!atomic_load(&w->over)) {
         mth_arrays *out = NULL;
-        mth_status s = evaluate(w->session, w->session->x, &out);
-        bool stopped = s && mth_error_get_code(s) == MTH_ERROR_INTERRUPTED;
-        atomic_fetch_add(stopped                                    ? &w->interrupted
-                : !s && is_right(w->session, out, w->session->rows) ? &w->right
-                                                                    : &w->wrong,
+        mth_status status = evaluate(w->session, w->session->x, &out);
+        bool stopped = status && mth_error_get_code(status) == MTH_ERROR_INTERRUPTED;
+        atomic_fetch_add(stopped                                         ? &w->interrupted
+                : !status && is_right(w->session, out, w->session->rows) ? &w->right
+                                                                         : &w->wrong,
             1);
-        mth_error_free(s);
+        mth_error_free(status);
         mth_arrays_free(out);
     }
     return NULL;
@@ -211,55 +211,55 @@ TEST(who_waits_for_the_run_of_another_can_be_interrupted) {
 static void *plan_often(void *context) {
     worker *w = context;
     for (int rows = 1; !atomic_load(&w->over); rows = rows % 500 + 1) {
-        mth_array *x = ones(w->session, rows, w->session->size);
-        mth_status s = mth_plan(w->session->compiled, &(mth_named){"input", x}, 1, rows % 2);
-        CHECK(!s);
-        mth_error_free(s);
-        mth_array_free(x);
-        mth_backend *b = NULL;
-        CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &b));
+        mth_array *array = ones(w->session, rows, w->session->size);
+        mth_status status = mth_plan(w->session->compiled, &(mth_named){"input", array}, 1, rows % 2);
+        CHECK(!status);
+        mth_error_free(status);
+        mth_array_free(array);
+        mth_backend *backend = NULL;
+        CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &backend));
         CHECK(strstr(mth_module_type_doc("Linear"), "dimension"));
-        mth_backend_free(b);
+        mth_backend_free(backend);
     }
     return NULL;
 }
 
 /* Success, or (`may_fail`) an error that says what a fork can't do. */
-static void check_child(mth_status s, bool may_fail) {
-    if (s && may_fail) {
-        CHECK(mth_error_get_code(s) == MTH_ERROR_UNSUPPORTED && strstr(mth_error_get_message(s), "fork") &&
-            strstr(mth_error_get_fix(s), "spawn"));
-        mth_error_free(s);
+static void check_child(mth_status status, bool may_fail) {
+    if (status && may_fail) {
+        CHECK(mth_error_get_code(status) == MTH_ERROR_UNSUPPORTED && strstr(mth_error_get_message(status), "fork") &&
+            strstr(mth_error_get_fix(status), "spawn"));
+        mth_error_free(status);
     } else
-        CHECK_STATUS(s);
+        CHECK_STATUS(status);
 }
 
 static void live_in_child(session *e, const mth_arrays *result) {
     mth_arrays *out = NULL;
-    mth_status s = evaluate(e, e->x, &out);
-    CHECK(!s == (e->engine != PJRT));
+    mth_status status = evaluate(e, e->x, &out);
+    CHECK(!status == (e->engine != PJRT));
     if (out) CHECK(is_right(e, out, e->rows));
     mth_arrays_free(out);
-    check_child(s, e->engine == PJRT);
+    check_child(status, e->engine == PJRT);
     CHECK(is_right(e, result, e->rows)); /* read, without a run */
 
     out = NULL;
-    mth_array *x = ones(e, e->rows + 1000, e->size);
-    s = evaluate(e, x, &out); /* needs a plan */
+    mth_array *array = ones(e, e->rows + 1000, e->size);
+    status = evaluate(e, array, &out); /* needs a plan */
     if (out) CHECK(is_right(e, out, e->rows + 1000));
-    check_child(s, true);
+    check_child(status, true);
     mth_arrays_free(out);
-    mth_array_free(x);
+    mth_array_free(array);
 
     for (int engine = 0; engine < ENGINES; engine++) {
-        mth_backend *b = NULL;
-        s = engine == PJRT && e->engine != PJRT
+        mth_backend *backend = NULL;
+        status = engine == PJRT && e->engine != PJRT
             ? NULL
-            : mth_backend_create(engines[engine], MTH_OPTIONS({"device_mesh", MTH_INTS(DEVICES)}), &b);
-        check_child(s, engine == PJRT);
-        if (!b) continue;
+            : mth_backend_create(engines[engine], MTH_OPTIONS({"device_mesh", MTH_INTS(DEVICES)}), &backend);
+        check_child(status, engine == PJRT);
+        if (!backend) continue;
         CHECK(engine != PJRT);
-        session own = compile_on(engine, b);
+        session own = compile_on(engine, backend);
         out = NULL;
         CHECK_STATUS(evaluate(&own, own.x, &out));
         CHECK(is_right(&own, out, own.rows));

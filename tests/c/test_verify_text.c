@@ -52,11 +52,11 @@ GUARDED(places_exist_where_they_are_empty) {
         {EIGHT "placement p1 grid (2, 9) 0, 1\n", "number is outside"},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        mth_status s = mth_plan_verify_text(all[i].text);
+        mth_status status = mth_plan_verify_text(all[i].text);
         if (!all[i].why)
-            CHECK_STATUS(s);
+            CHECK_STATUS(status);
         else
-            CHECK_FAILS(s, MTH_ERROR_VALUE, all[i].why);
+            CHECK_FAILS(status, MTH_ERROR_VALUE, all[i].why);
     }
     mth__template ring = mth__template_get(MTH__ALL_TO_ALL, MTH__RING, 32767);
     CHECK(mth__template_scratch(&ring, 0, (int64_t)1 << 61) == INT64_MAX); /* 2 * 32767 * 2^61 */
@@ -80,7 +80,7 @@ GUARDED(labels_stand_in_stages) {
         {"@m stage 2147483648", "number is outside"},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        const char *text = mth__format(a,
+        const char *text = mth__format(arena,
             "program\nmesh (1,)\nplacement p0 whole\nexit 0 output y: f32[1,1] (None, None) on p0\nrole 0 devices 0 "
             "slab 0\n  0  y: f32[1,1] (None, None) on p0 at exit 0 = sinusoid length=1 width=1 %s\n",
             all[i].label);
@@ -95,15 +95,17 @@ GUARDED(labels_stand_in_stages) {
 /* Values of 2^61 bytes, three of them at once. */
 GUARDED(no_sum_of_sizes_wraps) {
     mth__builder b;
-    mth__program *p = NULL;
-    mth__graph *g = mth__graph_new(a, MESH(a, 1));
-    b = builder(g);
-    const mth__placement *on = mth__place_whole(g->mesh);
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE((int64_t)1 << 40, 1 << 19), on, NULL), *term[3];
+    mth__program *program = NULL;
+    mth__graph *graph = mth__graph_new(arena, MESH(arena, 1));
+    b = builder(graph);
+    const mth__placement *on = mth__place_whole(graph->mesh);
+    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", SHAPE((int64_t)1 << 40, 1 << 19), on, NULL), *term[3];
     for (int i = 0; i < 3; i++) term[i] = node1(&b, "scale", &(mth__attrs){.by = i + 1}, x, on, NULL, 0);
-    output(g, "y", node2(&b, "add", NULL, node2(&b, "add", NULL, term[0], term[1], on, NULL, 0), term[2], on, NULL, 0));
-    CHECK_STATUS(mth__emit(g->arena, g, &(mth__emit_options){.views = true}, &p));
-    CHECK_FAILS(mth__emit_memory(p, 1), MTH_ERROR_VALUE, "the values of device 0 together have 2^62 bytes or more");
+    output(graph, "y",
+        node2(&b, "add", NULL, node2(&b, "add", NULL, term[0], term[1], on, NULL, 0), term[2], on, NULL, 0));
+    CHECK_STATUS(mth__emit(graph->arena, graph, &(mth__emit_options){.views = true}, &program));
+    CHECK_FAILS(
+        mth__emit_memory(program, 1), MTH_ERROR_VALUE, "the values of device 0 together have 2^62 bytes or more");
 }
 
 /* Rings as large as are proved, and one that is refused by name: nothing is taken as proved. */
@@ -117,7 +119,7 @@ GUARDED(templates_of_many_ranks_are_proved_or_refused) {
         {2048, "ring",
             "channel c0 (big): all_reduce ring over 2048 devices has more contributions to follow than are"}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        const char *text = mth__format(a,
+        const char *text = mth__format(arena,
             "program\nmesh (%d,)\nplacement p0 whole\nchannel c0 all_reduce %s f32[4096] (None,) partial sum over 0 on "
             "p0 to (None,) on p0 over 0 \"big\"\n",
             all[i].n, all[i].algorithm);
@@ -134,7 +136,7 @@ static char *spoil(const char *text) {
         "host+0", "own", "own host", "offload", "reload", "start on 2", "wait for %5", "successor of 0", "state",
         "scalar"};
     size_t n = strlen(text);
-    char *s = NEW_ARRAY(a, char, n + 64);
+    char *s = NEW_ARRAY(arena, char, n + 64);
     memcpy(s, text, n);
     for (int k = 1 + pick(3); k > 0; k--) {
         size_t at = (size_t)pick(n), length, end;
@@ -162,39 +164,39 @@ static char *spoil(const char *text) {
 }
 
 GUARDED(spoilt_texts_do_no_harm) {
-    mth__arena *outer = a;
+    mth__arena *outer = arena;
     int parsed = 0, verified = 0;
     for (unsigned seed = 0; seed < 120; seed++) {
-        a = mth__arena_new();
-        mth__emit_options o = random_emit_options(seed);
+        arena = mth__arena_new();
+        mth__emit_options options = random_emit_options(seed);
         mth__program *plan = NULL;
-        CHECK_STATUS(mth__emit(a, random_graph(a, seed), &o, &plan));
-        if (seed % 2) add_offloads(a, plan, seed);
+        CHECK_STATUS(mth__emit(arena, random_graph(arena, seed), &options, &plan));
+        if (seed % 2) add_offloads(arena, plan, seed);
         CHECK_STATUS(mth__emit_memory(plan, 1));
         const char *text = plan_text(plan);
         state = seed;
         for (int k = 0; k < 40; k++) {
-            mth__program *p = NULL, *again = NULL;
-            mth_status s = mth__program_parse(a, spoil(text), &p);
-            if (!s) {
+            mth__program *program = NULL, *again = NULL;
+            mth_status status = mth__program_parse(arena, spoil(text), &program);
+            if (!status) {
                 parsed++;
-                const char *once = plan_text(p);
-                s = mth__program_verify(p);
-                verified += s == NULL;
-                if (!s) {
-                    const char *fault = plain_verify(a, p, seed);
+                const char *once = plan_text(program);
+                status = mth__program_verify(program);
+                verified += status == NULL;
+                if (!status) {
+                    const char *fault = plain_verify(arena, program, seed);
                     CHECK(fault == NULL);
                     if (fault) printf("%s\n%s\n", fault, once);
                 }
-                CHECK_STATUS(mth__program_parse(a, once, &again));
+                CHECK_STATUS(mth__program_parse(arena, once, &again));
                 if (again) CHECK(strcmp(once, plan_text(again)) == 0);
             }
-            mth_error_free(s);
+            mth_error_free(status);
         }
-        mth__arena_free(a);
+        mth__arena_free(arena);
         if (unit_failures > 3) break;
     }
-    a = outer;
+    arena = outer;
     CHECK(parsed > 100);
     if (getenv("SHOW")) printf("%d parsed, %d verified\n", parsed, verified);
 }

@@ -12,14 +12,14 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-#define ADD(...) mth__text_add(t, __VA_ARGS__)
+#define ADD(...) mth__text_add(text, __VA_ARGS__)
 /* adds a text of n lines, or for n devices where that is what grows */
-typedef void family(mth__text *t, int n);
+typedef void family(mth__text *text, int n);
 
-static void whole_mesh(mth__text *t, int devices) { ADD("program\nmesh (%d,)\nplacement p0 whole\n", devices); }
+static void whole_mesh(mth__text *text, int devices) { ADD("program\nmesh (%d,)\nplacement p0 whole\n", devices); }
 
 /* Each line splits another number of elements: along one axis, cyclically, along two. */
-static void entries(mth__text *t, int n, int64_t (*elements)(int), int devices, const char *split) {
+static void entries(mth__text *text, int n, int64_t (*elements)(int), int devices, const char *split) {
     for (int i = 0; i < n; i++) ADD("entry %d input x%d: f32[%lld] (%s,) on p0\n", i, i, (long long)elements(i), split);
     ADD("role 0 devices 0..%d slab 0\n", devices - 1);
     for (int i = 0; i < n; i++)
@@ -27,19 +27,21 @@ static void entries(mth__text *t, int n, int64_t (*elements)(int), int devices, 
 }
 static int64_t even(int i) { return (int64_t)DEVICES * (i + 2); }
 static int64_t uneven(int i) { return (int64_t)DEVICES * (i + 2) - 1; }
-static void even_splits(mth__text *t, int n) { whole_mesh(t, DEVICES), entries(t, n, even, DEVICES, "0"); }
-static void uneven_splits(mth__text *t, int n) { whole_mesh(t, DEVICES), entries(t, n, uneven, DEVICES - 1, "0"); }
-static void cyclic_splits(mth__text *t, int n) {
-    whole_mesh(t, DEVICES), entries(t, n, uneven, DEVICES - 1, "0 cyclic");
+static void even_splits(mth__text *text, int n) { whole_mesh(text, DEVICES), entries(text, n, even, DEVICES, "0"); }
+static void uneven_splits(mth__text *text, int n) {
+    whole_mesh(text, DEVICES), entries(text, n, uneven, DEVICES - 1, "0");
 }
-static void nested_splits(mth__text *t, int n) {
+static void cyclic_splits(mth__text *text, int n) {
+    whole_mesh(text, DEVICES), entries(text, n, uneven, DEVICES - 1, "0 cyclic");
+}
+static void nested_splits(mth__text *text, int n) {
     ADD("program\nmesh (128, %d)\nplacement p0 whole\n", DEVICES / 128);
-    entries(t, n, uneven, DEVICES - 1, "(0, 1)");
+    entries(text, n, uneven, DEVICES - 1, "(0, 1)");
 }
 
 /* Views of one value, each cut in other units; parts kept on another placement. */
-static void views(mth__text *t, int n) {
-    whole_mesh(t, DEVICES);
+static void views(mth__text *text, int n) {
+    whole_mesh(text, DEVICES);
     ADD("entry 0 input x: f32[%d,720] (0, None) on p0\nrole 0 devices 0..%d slab 0\n", DEVICES, DEVICES - 1);
     ADD("  x: f32[1,720] of [%d,720] (0, None) on p0 at entry 0\n", DEVICES);
     for (int i = 0; i < n; i++) {
@@ -48,7 +50,7 @@ static void views(mth__text *t, int n) {
             720 / rows, rows);
     }
 }
-static void keeps_of(mth__text *t, int n, bool alike) {
+static void keeps_of(mth__text *text, int n, bool alike) {
     const int half = DEVICES / 2;
     ADD("program\nmesh (2, %d)\nplacement p0 whole\nplacement p1 devices 0..%d\n", half, half - 1);
     for (int i = 0; i < (alike ? 1 : n); i++) ADD("entry %d input x%d: f32[%d] (1,) on p0\n", i, i, half * (i + 1));
@@ -59,11 +61,11 @@ static void keeps_of(mth__text *t, int n, bool alike) {
         ADD("  %d  %%%d: f32[%d] of [%d] (0,) on p1 at slab+%d = keep x%d\n", i, i, alike ? 1 : i + 1,
             half * (alike ? 1 : i + 1), 1024 * i, alike ? 0 : i);
 }
-static void keeps(mth__text *t, int n) { keeps_of(t, n, true); }
-static void other_keeps(mth__text *t, int n) { keeps_of(t, n, false); }
+static void keeps(mth__text *text, int n) { keeps_of(text, n, true); }
+static void other_keeps(mth__text *text, int n) { keeps_of(text, n, false); }
 
 /* All templates of up to n ranks. */
-static void templates(mth__text *t, int n) {
+static void templates(mth__text *text, int n) {
     static const char *const algorithms[] = {"ring", "tree", "hierarchical"};
     ADD("program\nmesh (%d,)\nplacement p0 device 0\n", n);
     for (int k = 2; k <= n; k++) ADD("placement p%d devices 0..%d\n", k - 1, k - 1);
@@ -85,8 +87,8 @@ static void templates(mth__text *t, int n) {
 }
 
 /* One device of many does not take part; its role has nothing else to do, or n instructions. */
-static void absent_device(mth__text *t, int n) {
-    whole_mesh(t, DEVICES);
+static void absent_device(mth__text *text, int n) {
+    whole_mesh(text, DEVICES);
     ADD("entry 0 input x: f32[1] (None,) on p0\nchannel c0 transfer direct f32[1] (None,) on p0 to (None,) on p0 "
         "\"\"\n");
     ADD("role 0 devices 0..%d slab 128\n  x: f32[1] (None,) on p0 at entry 0\n", DEVICES - 2);
@@ -96,7 +98,7 @@ static void absent_device(mth__text *t, int n) {
 }
 
 /* A role and an exit a device; the last exit is not written. */
-static void roles_and_exits(mth__text *t, int n) {
+static void roles_and_exits(mth__text *text, int n) {
     ADD("program\nmesh (%d,)\n", n);
     for (int i = 0; i < n; i++) ADD("placement p%d device %d\n", i, i);
     for (int i = 0; i < n; i++) ADD("exit %d output y%d: f32[1,1] (None, None) on p%d\n", i, i, i);
@@ -110,7 +112,7 @@ static void roles_and_exits(mth__text *t, int n) {
 }
 
 /* A value that goes from device to device: each waits for the one before it, and the last for nobody. */
-static void relay(mth__text *t, int n) {
+static void relay(mth__text *text, int n) {
     ADD("program\nmesh (%d,)\n", n);
     for (int i = 0; i < n; i++) ADD("placement p%d device %d\n", i, i);
     for (int i = 0; i + 1 < n; i++)
@@ -128,31 +130,31 @@ static void relay(mth__text *t, int n) {
 }
 
 /* Channels that differ in the grain of a split alone; a transfer between cyclic parts over n and n - 1 devices. */
-static void grains(mth__text *t, int n) {
-    whole_mesh(t, 4);
+static void grains(mth__text *text, int n) {
+    whole_mesh(text, 4);
     for (int i = 0; i < n; i++)
         ADD("channel c%d all_gather direct f32[1099511627776] (0 by %d,) on p0 to (None,) on p0 over 0 dimension 0 "
             "\"\"\n",
             i, 1000003 + 2 * i);
 }
-static void cyclic_transfer(mth__text *t, int n) {
-    whole_mesh(t, n);
+static void cyclic_transfer(mth__text *text, int n) {
+    whole_mesh(text, n);
     ADD("placement p1 devices 0..%d\nchannel c0 transfer direct f32[1099511627776] (0 cyclic,) on p0 to (0 cyclic,) on "
         "p1 \"\"\n",
         n - 2);
 }
 
-static void placements(mth__text *t, int n) {
-    whole_mesh(t, DEVICES);
+static void placements(mth__text *text, int n) {
+    whole_mesh(text, DEVICES);
     for (int i = 1; i < n; i++) ADD("placement p%d devices %d..%d\n", i, i, DEVICES - 1);
 }
-static void long_chain(mth__text *t, int n) {
-    whole_mesh(t, 2);
+static void long_chain(mth__text *text, int n) {
+    whole_mesh(text, 2);
     ADD("entry 0 input x: f32[4] (0,) on p0\nrole 0 devices 0, 1 slab 64\n  x: f32[2] of [4] (0,) on p0 at entry 0\n");
     for (int i = 0; i < n; i++) ADD("  %d  x%d: f32[2] of [4] (0,) on p0 at slab+0 = relu x%.*d\n", i, i + 1, i > 0, i);
 }
-static void many_values(mth__text *t, int n) { /* all alive at once */
-    whole_mesh(t, 2);
+static void many_values(mth__text *text, int n) { /* all alive at once */
+    whole_mesh(text, 2);
     ADD("entry 0 input x: f32[4] (0,) on p0\nrole 0 devices 0, 1 slab %d\n  x: f32[2] of [4] (0,) on p0 at entry 0\n",
         64 * n + 64);
     for (int i = 0; i < n; i++)
@@ -178,8 +180,8 @@ static void spell(int block, char *out) {
     out[LETTERS] = 0;
 }
 static multicollision *find_multicollision(void) {
-    multicollision *m = NEW(a, multicollision);
-    int *slot = NEW_ARRAY(a, int, SLOTS); /* 1 + block, by state */
+    multicollision *m = NEW(arena, multicollision);
+    int *slot = NEW_ARRAY(arena, int, SLOTS); /* 1 + block, by state */
     uint32_t state = 2166136261u;
     for (int s = 0; s < STAGES; s++) {
         memset(slot, 0, SLOTS * sizeof *slot);
@@ -200,9 +202,9 @@ static multicollision *find_multicollision(void) {
     }
     return m;
 }
-static void colliding_names(mth__text *t, int n) {
+static void colliding_names(mth__text *text, int n) {
     const multicollision *m = find_multicollision();
-    whole_mesh(t, 2);
+    whole_mesh(text, 2);
     ADD("role 0 devices 0, 1 slab 64\n");
     for (int i = 0; i < n; i++) {
         ADD("  %d  ", i);
@@ -241,13 +243,13 @@ static double seconds(const char *text, bool print, char *what, size_t room) {
     for (int k = 0; k < 3; k++) {
         char *printed = NULL;
         double start = now();
-        mth_status s = print ? mth_plan_reprint(text, &printed) : mth_plan_verify_text(text);
+        mth_status status = print ? mth_plan_reprint(text, &printed) : mth_plan_verify_text(text);
         double took = now() - start;
         if (took < least) least = took;
         if (printed) mth_text_free(printed);
-        snprintf(what, room, "%s", s ? mth_error_get_message(s) : "right");
-        CHECK(!s || mth_error_get_code(s) == MTH_ERROR_VALUE);
-        mth_error_free(s);
+        snprintf(what, room, "%s", status ? mth_error_get_message(status) : "right");
+        CHECK(!status || mth_error_get_code(status) == MTH_ERROR_VALUE);
+        mth_error_free(status);
     }
     return least;
 }
@@ -257,7 +259,7 @@ GUARDED(time_is_about_linear) {
     enum { LITTLE = 20, MOST = 5000 };
     for (size_t f = 0; f < sizeof families / sizeof *families; f++)
         for (int print = 0; print < 2; print++) {
-            mth__text small = mth__text_new(a), large = mth__text_new(a);
+            mth__text small = mth__text_new(arena), large = mth__text_new(arena);
             char said[2][100];
             families[f].make(&small, families[f].n);
             families[f].make(&large, GROWTH * families[f].n);

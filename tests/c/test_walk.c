@@ -18,15 +18,17 @@ typedef struct {
     size_t entries, exits;
 } session;
 
-static void begin(session *s, const mth__engine_vtable *vt, const mth__program *p, bool device_threads) {
-    const mth__offsets offset = mth__buffer_offsets(a, p);
-    *s = (session){
-        .vt = vt, .p = p, .entries = (size_t)offset.entry[p->entry.n], .exits = (size_t)offset.exit[p->exit.n]};
-    s->entry = NEW_ARRAY(a, mth__buffer *, s->entries + 1);
-    s->exit = NEW_ARRAY(a, mth__buffer *, s->exits + 1);
-    CHECK_STATUS(open_engine_with(vt, p->mesh, 2, device_threads, &s->engine));
-    CHECK_STATUS(vt->load(s->engine, p, NULL, &s->x));
-    CHECK_STATUS(make_entries(vt, s->engine, p, s->entry));
+static void begin(session *s, const mth__engine_vtable *vt, const mth__program *program, bool device_threads) {
+    const mth__offsets offset = mth__buffer_offsets(arena, program);
+    *s = (session){.vt = vt,
+        .p = program,
+        .entries = (size_t)offset.entry[program->entry.n],
+        .exits = (size_t)offset.exit[program->exit.n]};
+    s->entry = NEW_ARRAY(arena, mth__buffer *, s->entries + 1);
+    s->exit = NEW_ARRAY(arena, mth__buffer *, s->exits + 1);
+    CHECK_STATUS(open_engine_with(vt, program->mesh, 2, device_threads, &s->engine));
+    CHECK_STATUS(vt->load(s->engine, program, NULL, &s->x));
+    CHECK_STATUS(make_entries(vt, s->engine, program, s->entry));
 }
 static mth_status run(session *s, const mth__control *control) {
     let_go(s->vt, s->exit, s->exits);
@@ -47,26 +49,26 @@ static size_t exit_bytes(const mth__exit *exit, int rank) {
 
 static mth__program *plan_of_seed(unsigned seed) {
     mth__emit_options options = random_emit_options(seed);
-    mth__program *p = emit_plan(random_graph(a, seed), &options);
-    CHECK_STATUS(mth__program_verify(p));
-    return p;
+    mth__program *program = emit_plan(random_graph(arena, seed), &options);
+    CHECK_STATUS(mth__program_verify(program));
+    return program;
 }
 
 /* ---------------------------------------------------------------- threads */
 GUARDED(a_thread_for_each_device_computes_the_same) {
     for (unsigned seed = 0; seed < PLANS; seed++) {
-        mth__program *p = plan_of_seed(seed);
+        mth__program *program = plan_of_seed(seed);
         session one, each;
-        begin(&one, &mth__engine_reference, p, false);
-        begin(&each, &mth__engine_reference, p, true);
+        begin(&one, &mth__engine_reference, program, false);
+        begin(&each, &mth__engine_reference, program, true);
         CHECK_STATUS(run(&one, NULL));
         for (int turn = 0; turn < 2; turn++) {
             CHECK_STATUS(run(&each, NULL));
             mth__buffer **first = one.exit, **second = each.exit;
-            for (size_t e = 0; e < p->exit.n; e++)
-                for (int r = 0; r < p->exit.at[e].sharding.on->count; r++, first++, second++)
-                    CHECK(!memcmp(
-                        one.vt->memory.host(*first), one.vt->memory.host(*second), exit_bytes(&p->exit.at[e], r)));
+            for (size_t exit_number = 0; exit_number < program->exit.n; exit_number++)
+                for (int rank = 0; rank < program->exit.at[exit_number].sharding.on->count; rank++, first++, second++)
+                    CHECK(!memcmp(one.vt->memory.host(*first), one.vt->memory.host(*second),
+                        exit_bytes(&program->exit.at[exit_number], rank)));
         }
         end(&one);
         end(&each);
@@ -90,14 +92,14 @@ static mth_status cross(void *context, const char *channel, int from, int to, in
 GUARDED(what_is_counted_is_what_crosses) {
     int64_t total = 0, refused = 0;
     for (unsigned seed = 0; seed < PLANS; seed++) {
-        mth__program *p = plan_of_seed(seed);
-        mth__traffic *counted = NEW_ARRAY(a, mth__traffic, p->mesh->count);
+        mth__program *program = plan_of_seed(seed);
+        mth__traffic *counted = NEW_ARRAY(arena, mth__traffic, program->mesh->count);
         crossings crossed = {.left = -1};
         session s;
-        begin(&s, &mth__engine_reference, p, false);
-        CHECK_STATUS(mth__program_traffic(p, counted, NULL));
+        begin(&s, &mth__engine_reference, program, false);
+        CHECK_STATUS(mth__program_traffic(program, counted, NULL));
         CHECK_STATUS(run(&s, &(mth__control){.crossing = cross, .crossing_context = &crossed}));
-        for (int d = 0; d < p->mesh->count; d++) {
+        for (int d = 0; d < program->mesh->count; d++) {
             CHECK(crossed.by_device[d].received == counted[d].received);
             CHECK(crossed.by_device[d].sent == counted[d].sent);
             total += counted[d].sent;
@@ -129,11 +131,11 @@ GUARDED(an_engine_that_asks_nobody_says_so) {
 /* Whether each instruction that computes was recorded once on each device, and what moves between them at least once;
  * those of a stream one after another. */
 static void check_events(const session *s, const mth__recorded *event, size_t n, int64_t from, int64_t to) {
-    const mth__program *p = s->p;
-    for (size_t r = 0; r < p->role.n; r++)
-        for (int k = 0; k < p->role.at[r].ndevice; k++) {
-            const mth__role *role = &p->role.at[r];
-            int *times = NEW_ARRAY(a, int, role->instr.n);
+    const mth__program *program = s->p;
+    for (size_t role_number = 0; role_number < program->role.n; role_number++)
+        for (int k = 0; k < program->role.at[role_number].ndevice; k++) {
+            const mth__role *role = &program->role.at[role_number];
+            int *times = NEW_ARRAY(arena, int, role->instr.n);
             int64_t last[MTH__STREAMS] = {0};
             for (size_t i = 0; i < n; i++) {
                 if (event[i].device != role->device[k]) continue;

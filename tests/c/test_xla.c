@@ -52,9 +52,9 @@ static const mth__xla_options any = {.partitions = 1, .replicas = 1};
 static const int32_t all[] = {0, 1, 2, 3};
 static const mth__xla_options four = {4, 1, all, false};
 
-static mth_status compile(const char *text, const mth__xla_options *o, mth__xla **out) {
+static mth_status compile(const char *text, const mth__xla_options *options, mth__xla **out) {
     int line;
-    return mth__xla_compile(&engine, text, strlen(text), o, out, &line);
+    return mth__xla_compile(&engine, text, strlen(text), options, out, &line);
 }
 
 static const char *scale(int factor) {
@@ -99,26 +99,26 @@ static const char collectives[] =
                                                 "tensor<4x8xf32>, tensor<1x32xf32>, tensor<4x8xf32>\n}\n}\n";
 
 static void inspect_stored(void) { /* an executable from disk tells the same */
-    mth__xla *x;
+    mth__xla *xla;
     mth__xla_facts facts;
-    mth__arena *a = mth__arena_new();
-    CHECK_STATUS(compile(collectives, &four, &x));
-    CHECK(x->from_disk && x->results == 5);
-    CHECK_STATUS(mth__xla_inspect(a, x, &facts));
+    mth__arena *arena = mth__arena_new();
+    CHECK_STATUS(compile(collectives, &four, &xla));
+    CHECK(xla->from_disk && xla->results == 5);
+    CHECK_STATUS(mth__xla_inspect(arena, xla, &facts));
     CHECK(facts.arguments == 128 * 4 + 512 && facts.collectives == 5);
-    mth__xla_release(x);
-    mth__arena_free(a);
+    mth__xla_release(xla);
+    mth__arena_free(arena);
 }
 
 static void facts_body(void) {
-    mth__xla *x, *again;
+    mth__xla *xla, *again;
     mth__xla_facts facts;
-    mth__arena *a = mth__arena_new();
-    CHECK_STATUS(compile(collectives, &four, &x));
-    CHECK(x->seconds > 0 && !x->from_disk && x->results == 5 && x->loaded && x->executable &&
-        x->bytes == sizeof collectives - 1);
-    CHECK(!strcmp(x->text, collectives));
-    CHECK_STATUS(mth__xla_inspect(a, x, &facts));
+    mth__arena *arena = mth__arena_new();
+    CHECK_STATUS(compile(collectives, &four, &xla));
+    CHECK(xla->seconds > 0 && !xla->from_disk && xla->results == 5 && xla->loaded && xla->executable &&
+        xla->bytes == sizeof collectives - 1);
+    CHECK(!strcmp(xla->text, collectives));
+    CHECK_STATUS(mth__xla_inspect(arena, xla, &facts));
     CHECK(facts.arguments == 128 * 4 + 512 && facts.outputs >= 128 * 4 + 512 && facts.temporaries >= 0 &&
         facts.instructions > 10);
     static const struct {
@@ -128,27 +128,28 @@ static void facts_body(void) {
         {"collective_permute", 128}};
     CHECK(facts.collectives == 5);
     for (int i = 0; i < 5 && i < facts.collectives; i++) {
-        const mth__xla_collective *c = &facts.collective[i];
-        CHECK(!strcmp(c->kind, want[i].kind) && c->count == 1 && c->bytes == want[i].bytes);
+        const mth__xla_collective *xla_collective = &facts.collective[i];
+        CHECK(!strcmp(xla_collective->kind, want[i].kind) && xla_collective->count == 1 &&
+            xla_collective->bytes == want[i].bytes);
     }
     CHECK_STATUS(compile(collectives, &four, &again));
-    CHECK(again->seconds == 0 && again->executable == x->executable && again->results == 5);
+    CHECK(again->seconds == 0 && again->executable == xla->executable && again->results == 5);
     mth__xla_release(again);
-    mth__xla_release(x);
+    mth__xla_release(xla);
     CHECK_STATUS(compile(collectives, &four, &again)); /* released, but still there */
     CHECK(again->seconds == 0);
     mth__xla_release(again);
-    CHECK_STATUS(compile(scale(2), &any, &x));
-    CHECK_STATUS(mth__xla_inspect(a, x, &facts));
+    CHECK_STATUS(compile(scale(2), &any, &xla));
+    CHECK_STATUS(mth__xla_inspect(arena, xla, &facts));
     CHECK(facts.collectives == 0 && facts.arguments == 128 && facts.outputs == 128);
     CHECK(facts.flops == -1 || facts.flops == 32); /* one plugin tells */
     static const int32_t two[] = {2};              /* the same text with other options is another executable */
     CHECK_STATUS(compile(scale(2), &(mth__xla_options){1, 1, two, false}, &again));
-    CHECK(again->seconds > 0 && again->executable != x->executable);
+    CHECK(again->seconds > 0 && again->executable != xla->executable);
     mth__xla_release(again);
-    mth__xla_release(x);
+    mth__xla_release(xla);
     mth__xla_release(NULL);
-    mth__arena_free(a);
+    mth__arena_free(arena);
 }
 TEST(facts) {
     if (!open_engine(NULL)) return;
@@ -179,28 +180,28 @@ TEST(bad_texts) {
             0},
     };
     if (!open_engine(NULL)) return;
-    mth__xla *x;
+    mth__xla *xla;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char text[1024];
         int line = -1;
         snprintf(text, sizeof text,
             "module @m {\nfunc.func public @main(%%a: tensor<4x8xf32>) -> tensor<4x8xf32> {\n%s}\n}\n", bad[i].body);
         CHECK_FAILS(
-            mth__xla_compile(&engine, text, strlen(text), &any, &x, &line), MTH_ERROR_INTERNAL, "compile a module");
+            mth__xla_compile(&engine, text, strlen(text), &any, &xla, &line), MTH_ERROR_INTERNAL, "compile a module");
         if (line != bad[i].line) printf("  text %zu: line %d, want %d\n", i, line, bad[i].line);
         CHECK(line == bad[i].line);
     }
     int line = -1;
-    CHECK_FAILS(mth__xla_compile(&engine, "", 0, &any, &x, &line), MTH_ERROR_INTERNAL, "0 bytes");
-    CHECK_FAILS(
-        mth__xla_compile(&engine, scale(2), 10, &(mth__xla_options){0}, &x, &line), MTH_ERROR_INTERNAL, "0 partitions");
+    CHECK_FAILS(mth__xla_compile(&engine, "", 0, &any, &xla, &line), MTH_ERROR_INTERNAL, "0 bytes");
+    CHECK_FAILS(mth__xla_compile(&engine, scale(2), 10, &(mth__xla_options){0}, &xla, &line), MTH_ERROR_INTERNAL,
+        "0 partitions");
     CHECK(!engine.compiled);
     mth__pjrt_setting setting = {.name = "xla_no_such_option", .type = 'b', .integer = 1};
     engine.env = (mth__pjrt_env){&setting, 1};
-    CHECK_FAILS(compile(scale(2), &any, &x), MTH_ERROR_VALUE, "xla_no_such_option");
+    CHECK_FAILS(compile(scale(2), &any, &xla), MTH_ERROR_VALUE, "xla_no_such_option");
     setting = (mth__pjrt_setting){.name = "xla_backend_optimization_level", .type = 'i', .integer = 0};
-    CHECK_STATUS(compile(scale(2), &any, &x));
-    mth__xla_release(x);
+    CHECK_STATUS(compile(scale(2), &any, &xla));
+    mth__xla_release(xla);
     close_engine();
 }
 
@@ -208,21 +209,21 @@ TEST(bad_texts) {
 TEST(many_modules) {
     if (!open_engine(NULL)) return;
     enum { N = 100 };
-    mth__xla *x, *held;
+    mth__xla *xla, *held;
     CHECK_STATUS(compile(scale(1), &any, &held));
     for (int i = 1; i <= N; i++) {
-        CHECK_STATUS(compile(scale(i + 1), &any, &x));
-        mth__xla_release(x);
+        CHECK_STATUS(compile(scale(i + 1), &any, &xla));
+        mth__xla_release(xla);
     }
-    CHECK_STATUS(compile(scale(N + 1), &any, &x));
-    CHECK(x->seconds == 0);
-    mth__xla_release(x);
-    CHECK_STATUS(compile(scale(2), &any, &x));
-    CHECK(x->seconds > 0); /* dropped long ago */
-    mth__xla_release(x);
-    CHECK_STATUS(compile(scale(1), &any, &x));
-    CHECK(x->seconds == 0 && x->executable == held->executable);
-    mth__xla_release(x);
+    CHECK_STATUS(compile(scale(N + 1), &any, &xla));
+    CHECK(xla->seconds == 0);
+    mth__xla_release(xla);
+    CHECK_STATUS(compile(scale(2), &any, &xla));
+    CHECK(xla->seconds > 0); /* dropped long ago */
+    mth__xla_release(xla);
+    CHECK_STATUS(compile(scale(1), &any, &xla));
+    CHECK(xla->seconds == 0 && xla->executable == held->executable);
+    mth__xla_release(xla);
     mth__xla_release(held);
     close_engine();
 }
@@ -230,12 +231,12 @@ TEST(many_modules) {
 static void *compile_several(void *argument) {
     int *failures = argument, line;
     for (int i = 0; i < 6; i++) {
-        mth__xla *x = NULL;
+        mth__xla *xla = NULL;
         const char *text = i == 3 ? "module {\nnonsense\n}\n" : scale(10 + i);
-        mth_status s = mth__xla_compile(&engine, text, strlen(text), &any, &x, &line);
-        *failures += (s != NULL) != (i == 3) || (i == 3 && line != 2) || (!s && !x->loaded);
-        mth_error_free(s);
-        mth__xla_release(x);
+        mth_status status = mth__xla_compile(&engine, text, strlen(text), &any, &xla, &line);
+        *failures += (status != NULL) != (i == 3) || (i == 3 && line != 2) || (!status && !xla->loaded);
+        mth_error_free(status);
+        mth__xla_release(xla);
     }
     return NULL;
 }
@@ -259,14 +260,14 @@ TEST(no_memory) {
     int64_t before = mth_debug_live_allocations();
     bool done = false;
     for (int i = 0; i < 50 && !done; i++) {
-        mth__xla *x = NULL;
+        mth__xla *xla = NULL;
         mth_debug_fail_allocation(i);
-        mth_status s = compile(scale(3), &any, &x);
+        mth_status status = compile(scale(3), &any, &xla);
         mth_debug_fail_allocation(-1);
-        done = !s;
-        CHECK(!s || mth_error_get_code(s) == MTH_ERROR_MEMORY);
-        mth_error_free(s);
-        mth__xla_release(x);
+        done = !status;
+        CHECK(!status || mth_error_get_code(status) == MTH_ERROR_MEMORY);
+        mth_error_free(status);
+        mth__xla_release(xla);
         CHECK(done || mth_debug_live_allocations() == before);
     }
     CHECK(done);
@@ -308,11 +309,12 @@ static void write_all(const unsigned char *data, size_t n) {
 
 /* What a fresh engine makes of the folder as it is. */
 static bool fresh(bool from_disk) {
-    mth__xla *x = NULL;
+    mth__xla *xla = NULL;
     if (!open_engine(folder)) return false;
-    CHECK_STATUS(compile(scale(7), &any, &x));
-    bool right = x && x->from_disk == from_disk && (x->seconds == 0) == from_disk && x->results == 1 && x->loaded;
-    mth__xla_release(x);
+    CHECK_STATUS(compile(scale(7), &any, &xla));
+    bool right =
+        xla && xla->from_disk == from_disk && (xla->seconds == 0) == from_disk && xla->results == 1 && xla->loaded;
+    mth__xla_release(xla);
     close_engine();
     return right;
 }
@@ -350,12 +352,12 @@ TEST(disk) {
     CHECK(fresh(true));
     if (!open_engine(folder)) return;
     engine.platform_version = "another";
-    mth__xla *x;
-    CHECK_STATUS(compile(scale(7), &any, &x));
-    CHECK(!x->from_disk && files() == 2);
-    mth__xla_release(x);
-    CHECK_STATUS(compile(collectives, &four, &x));
-    mth__xla_release(x);
+    mth__xla *xla;
+    CHECK_STATUS(compile(scale(7), &any, &xla));
+    CHECK(!xla->from_disk && files() == 2);
+    mth__xla_release(xla);
+    CHECK_STATUS(compile(collectives, &four, &xla));
+    mth__xla_release(xla);
     mth__xla_cache_free(&engine);
     guarded(inspect_stored);
     close_engine();
@@ -363,7 +365,7 @@ TEST(disk) {
     static const char *const bad[] = {"/proc/no/such/folder", NULL};
     for (int i = 0; i < 2; i++) {
         if (!open_engine(bad[i] ? bad[i] : file)) return; /* a file in place of the folder */
-        CHECK_FAILS(compile(scale(7), &any, &x), MTH_ERROR_IO, "cache_dir");
+        CHECK_FAILS(compile(scale(7), &any, &xla), MTH_ERROR_IO, "cache_dir");
         CHECK(!engine.compiled);
         close_engine();
     }

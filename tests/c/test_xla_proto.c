@@ -9,16 +9,16 @@ static mth_status in_guard(void *body) {
 static void guarded(void (*body)(void)) { CHECK_STATUS(mth__guard(in_guard, &body)); }
 
 /* ---------------------------------------------------------------- options */
-static bool encodes(const mth__xla_options *o, const mth__pjrt_env *env, const char *hex) {
-    mth__arena *a = mth__arena_new();
+static bool encodes(const mth__xla_options *options, const mth__pjrt_env *env, const char *hex) {
+    mth__arena *arena = mth__arena_new();
     const unsigned char *bytes;
     size_t n;
-    mth__xla_options_encode(a, o, env, &bytes, &n);
-    mth__text t = mth__text_new(a);
-    for (size_t i = 0; i < n; i++) mth__text_add(&t, "%s%02x", i ? " " : "", bytes[i]);
-    bool right = !strcmp(t.at, hex);
-    if (!right) printf("  got  %s\n  want %s\n", t.at, hex);
-    mth__arena_free(a);
+    mth__xla_options_encode(arena, options, env, &bytes, &n);
+    mth__text text = mth__text_new(arena);
+    for (size_t i = 0; i < n; i++) mth__text_add(&text, "%s%02x", i ? " " : "", bytes[i]);
+    bool right = !strcmp(text.at, hex);
+    if (!right) printf("  got  %s\n  want %s\n", text.at, hex);
+    mth__arena_free(arena);
     return right;
 }
 
@@ -122,17 +122,19 @@ static message program(const message *of, int count) {
 }
 
 static bool one(const message *of, const char *kind, int count, int64_t bytes) {
-    mth__arena *a = mth__arena_new();
+    mth__arena *arena = mth__arena_new();
     message whole = program(of, 1);
     mth__xla_facts facts = {0};
-    bool read = mth__hlo_proto_collectives(a, whole.at, whole.n, &facts);
+    bool read = mth__hlo_proto_collectives(arena, whole.at, whole.n, &facts);
     bool right = read && facts.instructions == 1 && facts.collectives == (count > 0);
     if (right && count) {
-        const mth__xla_collective *c = facts.collective;
-        right = !strcmp(c->kind, kind) && c->count == count && c->bytes == bytes;
-        if (!right) printf("  %s: got %s, %d, %lld bytes\n", kind, c->kind, c->count, (long long)c->bytes);
+        const mth__xla_collective *xla_collective = facts.collective;
+        right = !strcmp(xla_collective->kind, kind) && xla_collective->count == count && xla_collective->bytes == bytes;
+        if (!right)
+            printf("  %s: got %s, %d, %lld bytes\n", kind, xla_collective->kind, xla_collective->count,
+                (long long)xla_collective->bytes);
     }
-    mth__arena_free(a);
+    mth__arena_free(arena);
     return right;
 }
 
@@ -228,27 +230,27 @@ static void reader_body(void) {
     group(&some[0], 4);
     group(&some[2], 2);
     message whole = program(some, 3);
-    mth__arena *a = mth__arena_new();
+    mth__arena *arena = mth__arena_new();
     mth__xla_facts facts = {0};
-    CHECK(
-        mth__hlo_proto_collectives(a, whole.at, whole.n, &facts) && facts.instructions == 3 && facts.collectives == 1);
+    CHECK(mth__hlo_proto_collectives(arena, whole.at, whole.n, &facts) && facts.instructions == 3 &&
+        facts.collectives == 1);
     CHECK(facts.collective->count == 2 && facts.collective->bytes == 192 + 128);
     /* no message: nothing, noise, cut anywhere, absurd sizes */
-    CHECK(!mth__hlo_proto_collectives(a, whole.at, 0, &facts));
-    CHECK(!mth__hlo_proto_collectives(a, (const unsigned char *)"HloModule m", 11, &facts));
+    CHECK(!mth__hlo_proto_collectives(arena, whole.at, 0, &facts));
+    CHECK(!mth__hlo_proto_collectives(arena, (const unsigned char *)"HloModule m", 11, &facts));
     int accepted = 0;
     /* each in memory of its own size, so that a sanitizer sees a byte read too far */
     for (size_t n = 0; n < whole.n; n++) {
         unsigned char *cut = malloc(n ? n : 1);
         memcpy(cut, whole.at, n);
-        accepted += mth__hlo_proto_collectives(a, cut, n, &facts);
+        accepted += mth__hlo_proto_collectives(arena, cut, n, &facts);
         free(cut);
     }
     CHECK(accepted == 1); /* the one cut before the config, which may be missing */
     message huge = array(F32, UINT64_C(1) << 40, UINT64_C(1) << 40, true);
     m = instruction("all-gather", &huge);
     whole = program(&m, 1);
-    CHECK(!mth__hlo_proto_collectives(a, whole.at, whole.n, &facts));
+    CHECK(!mth__hlo_proto_collectives(arena, whole.at, whole.n, &facts));
     message deep = f32;
     for (int i = 0; i < 100; i++) {
         message up = {.n = 0};
@@ -257,8 +259,8 @@ static void reader_body(void) {
     }
     m = instruction("all-gather", &deep);
     whole = program(&m, 1);
-    CHECK(!mth__hlo_proto_collectives(a, whole.at, whole.n, &facts));
-    mth__arena_free(a);
+    CHECK(!mth__hlo_proto_collectives(arena, whole.at, whole.n, &facts));
+    mth__arena_free(arena);
 }
 TEST(reader) { guarded(reader_body); }
 RUN()

@@ -70,20 +70,20 @@ static int unit_run(int argc, char **argv) {
     int passed = 0, failed = 0, skipped = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);            /* what checks said is known of a process that died, too, */
     const bool watched = !isatty(STDOUT_FILENO); /* and where it was */
-    for (unit_test *t = unit_first; t; t = t->next) {
+    for (unit_test *test = unit_first; test; test = test->next) {
         bool wanted = argc < 2;
-        for (int i = 1; i < argc; i++) wanted |= strstr(t->name, argv[i]) != NULL;
+        for (int i = 1; i < argc; i++) wanted |= strstr(test->name, argv[i]) != NULL;
         if (!wanted) continue;
         unit_failures = 0;
         *unit_skipped = 0;
-        if (watched) printf("RUN %s\n", t->name);
-        t->run();
+        if (watched) printf("RUN %s\n", test->name);
+        test->run();
         if (unit_failures) {
             failed++;
-            printf("FAIL %s\n", t->name);
+            printf("FAIL %s\n", test->name);
         } else if (*unit_skipped) {
             skipped++;
-            printf("SKIP %s: %s\n", t->name, unit_skipped);
+            printf("SKIP %s: %s\n", test->name, unit_skipped);
         } else
             passed++;
     }

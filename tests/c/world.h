@@ -78,19 +78,19 @@ static inline mth__value *one(world *w, const char *op, mth__value *x) {
     CHECK_STATUS(mth__build1(&w->b, mth__op_find(op)->row, NULL, x, &y));
     return y;
 }
-static inline mth__value *two(world *w, const char *op, mth__value *x, mth__value *z) {
+static inline mth__value *two(world *w, const char *op, mth__value *x, mth__value *value) {
     mth__value *y = NULL;
-    CHECK_STATUS(mth__build2(&w->b, mth__op_find(op)->row, NULL, x, z, &y));
+    CHECK_STATUS(mth__build2(&w->b, mth__op_find(op)->row, NULL, x, value, &y));
     return y;
 }
-static inline mth__value *contract(world *w, const char *spec, mth__value *x, mth__value *z) {
+static inline mth__value *contract(world *w, const char *spec, mth__value *x, mth__value *value) {
     mth__value *y = NULL;
-    CHECK_STATUS(mth__build_contract(&w->b, spec, x, z, &y));
+    CHECK_STATUS(mth__build_contract(&w->b, spec, x, value, &y));
     return y;
 }
-static inline mth__value *with(world *w, const char *op, mth__attrs a, mth__value *x) {
+static inline mth__value *with(world *w, const char *op, mth__attrs attrs, mth__value *x) {
     mth__value *y = NULL;
-    CHECK_STATUS(mth__build1(&w->b, mth__op_find(op)->row, &a, x, &y));
+    CHECK_STATUS(mth__build1(&w->b, mth__op_find(op)->row, &attrs, x, &y));
     return y;
 }
 static mth_status plan(world *w, bool gradients) {
