@@ -4,7 +4,7 @@
 #include "base/arena.h"
 #include "unit.h"
 
-/* the running test's; this file is included last, since others have an `a` of their own */
+/* the running test's; others have an `arena` of their own, so this file is included last */
 static mth__arena *arena;
 
 static mth_status in_guard(void *body) {

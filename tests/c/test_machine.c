@@ -89,7 +89,7 @@ GUARDED(communication_costs_what_its_axis_does) {
 
 /* Of the slowest link of the axes; figures of the nominal machine are whole numbers of bytes. */
 GUARDED(latencies_are_counted_in_bytes) {
-    mth__mesh *mesh = MESH(a, 2, 4);
+    mth__mesh *mesh = MESH(arena, 2, 4);
     const mth__placement *on = mth__place_whole(mesh);
     CHECK(mth__latency_bytes(on, 1, 1) == 100000 && mth__latency_bytes(on, 0, 0.65536) == 64 << 10);
     CHECK(mth__latency_bytes(on, 3, 2.62144) == 256 << 10 && mth__latency_bytes(on, 2, 10.48576) == 1 << 20);
