@@ -20,6 +20,23 @@ The classes of modules come from the library's own table; help(ml.Linear) tells 
 
 from typing import Any
 
+
+def _check_memory():
+    """OpenBLAS ends the process where memory lacks while it is loaded. So what it takes is tried before: a buffer of
+    32 MiB and a stack for each core."""
+    import mmap, os
+
+    size = (64 + 40 * (len(os.sched_getaffinity(0)) - 1)) << 20
+    try:
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError) as error:
+        raise ImportError(
+            f"mithril can't be loaded: there is no room for the {size >> 20} MiB of addresses that OpenBLAS takes\n"
+            "  fix: raise the limit of the process (ulimit -v), or free memory"
+        ) from error
+
+
+_check_memory()
 try:
     from . import _mithril
 except (

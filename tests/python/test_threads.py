@@ -331,3 +331,29 @@ def test_a_lack_of_memory():
         name, *codes = line.split()
         assert set(codes) == {"0", "1"} and codes[0] == "1" and codes[-1] == "0", line
     assert len(run.stdout.splitlines()) == 5
+
+
+LOADING = """
+import os, resource, sys
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[1]), size + int(sys.argv[1])))
+try:
+    import mithril
+except (ImportError, MemoryError) as error:  # Python too may find no room
+    assert type(error) is not ImportError or "fix: raise the limit of the process" in str(error), error
+    print("refused")
+else:
+    print("loaded")
+"""
+
+
+def test_a_lack_of_memory_while_it_is_loaded():
+    """Import answers with an error where OpenBLAS would end the process, and the error's fix, more room, works."""
+    said = []
+    for room in (0, 24, 48, 80, 300, 1000):
+        run = subprocess.run(
+            [sys.executable, "-c", LOADING, str(room << 20)], capture_output=True, text=True, timeout=60
+        )
+        assert run.returncode == 0 and not run.stderr, (room, run.stderr)
+        said.append(run.stdout.strip())
+    assert said[0] == "refused" and said[-1] == "loaded" and said == sorted(said, reverse=True), said
