@@ -27,9 +27,11 @@ static PyObject *index_of(const view *v, int64_t element) {
 static void *raise_unfit(const conversion *c, const view *v, mth_dtype dtype, int64_t element) {
     PyObject *value = view_element(v, element), *index = value ? index_of(v, element) : NULL, *fix = NULL;
     const char *name = mth_dtype_name(dtype);
-    char largest[32];
-    PyOS_snprintf(largest, sizeof largest, "%.8g", mth_dtype_largest(dtype));
-    if (!index || mth_dtype_get_class(dtype) == MTH_CLASS_FLOATING)
+    /* not PyOS_snprintf, which follows the locale */
+    char *largest = index ? PyOS_double_to_string(mth_dtype_largest(dtype), 'g', 8, 0, NULL) : NULL;
+    if (!largest)
+        Py_CLEAR(index);
+    else if (mth_dtype_get_class(dtype) == MTH_CLASS_FLOATING)
         fix = TEXT("scale the numbers first, or cut them off: numpy.clip(x, -%s, %s)", largest, largest);
     else if (v->kind == 'u' && v->size == 8)
         fix = TEXT(c->borrow ? "give numbers below 2**%d, or x.astype(\"float32\")"
@@ -42,6 +44,7 @@ static void *raise_unfit(const conversion *c, const view *v, mth_dtype dtype, in
                     mth_dtype_get_class(dtype) == MTH_CLASS_FLOATING ? ": it would become infinite" : "")
               : NULL,
         fix);
+    PyMem_Free(largest);
     Py_XDECREF(value), Py_XDECREF(index);
     return NULL;
 }

@@ -3,6 +3,7 @@
  * each pass the graph's invariants are checked, and with MITHRIL_DUMP=dir it is written to dir/NN_pass.txt. */
 #include "compile.h"
 #include "base/names.h"
+#include "base/number.h"
 #include "base/stop.h"
 #include "derive/derive.h"
 #include "observe/report.h"
@@ -200,7 +201,7 @@ static mth_status dump(planning_state *planning, const char *name) {
     if (file && fclose(file) != 0) good = false;
     mth_status status = good
         ? NULL
-        : mth__error_errno(FAIL(MTH_ERROR_IO, F("MITHRIL_DUMP: can't write %s: %s", path, strerror(errno)),
+        : mth__error_errno(FAIL(MTH_ERROR_IO, F("MITHRIL_DUMP: can't write %s: %s", path, mth__errno_text(errno)),
                                F("name a directory that can be written, or unset MITHRIL_DUMP")),
               errno);
     mth__arena_free(arena);

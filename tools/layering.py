@@ -127,14 +127,18 @@ def check_types():
 
 
 def check_numbers():
-    """Floating numbers go in and out of texts by base/number.c alone, which no locale changes."""
+    """Floating numbers and words of the system go in and out of texts by base/number.c alone, which no locale changes;
+    in python/ by PyOS_double_to_string and PyOS_string_to_double, which none changes either."""
     direct = re.compile(
-        r'\b(?:vsn?printf|strto(?:d|f|ld)|atof)\(|(?<!mth__)\bsn?printf\([^;]*%[-+ #0-9.*]*L?[aefgAEFG]'
+        r'\b(?:vsn?printf|PyOS_vsnprintf|strto(?:d|f|ld)|atof|strerror(?:_r)?|dlerror)\('
+        r'|\b\w*printf\([^;]*?%[-+ #0-9.*]*L?[aefgAEFG]'
     )
     for path in files(["src", "python"], ".c", ".h"):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            if path.name != "number.c" and direct.search(line):
-                yield f"{path.relative_to(ROOT)}:{number}: use mth__print, mth__vprint or mth__read_real"
+        text = path.read_text()
+        for match in direct.finditer(text):
+            if path.name != "number.c":
+                number = text.count("\n", 0, match.start()) + 1
+                yield f"{path.relative_to(ROOT)}:{number}: {match[0].split('(')[0]} follows the locale: base/number.h"
 
 
 def check_operators():

@@ -1,4 +1,5 @@
 #include "base/fork.h"
+#include "base/number.h"
 #include <pthread.h>
 #include <string.h>
 
@@ -32,7 +33,7 @@ static void in_child(void) {
 __attribute__((constructor)) static void begin(void) { failure = pthread_atfork(before, in_parent, in_child); }
 
 mth_status mth__fork_ready(void) {
-    return failure ? FAIL(MTH_ERROR_MEMORY, F("the process can't watch for forks: %s", strerror(failure)),
+    return failure ? FAIL(MTH_ERROR_MEMORY, F("the process can't watch for forks: %s", mth__errno_text(failure)),
                          F("free memory, and load mithril first"))
                    : NULL;
 }

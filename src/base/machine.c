@@ -159,8 +159,9 @@ mth_status mth__machine_read(mth__arena *arena, const char *file, mth__machine *
     const int descriptor = mth__open_to_read(file, &bytes, &other);
     if (descriptor < 0) {
         const int code = errno;
-        mth_status status = FAIL(MTH_ERROR_IO, F("the machine file '%s' can't be opened: %s", file, strerror(code)),
-            F("name a file that can be read, or a machine that is built in, such as 'nominal'"));
+        mth_status status =
+            FAIL(MTH_ERROR_IO, F("the machine file '%s' can't be opened: %s", file, mth__errno_text(code)),
+                F("name a file that can be read, or a machine that is built in, such as 'nominal'"));
         return mth__error_errno(status, code);
     }
     size_t n = 0;

@@ -1,4 +1,5 @@
 #include "base/number.h"
+#include <dlfcn.h>
 #include <locale.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -46,4 +47,13 @@ double mth__read_real(const char *text, const char **end) {
     bool whole = last && read == last; /* "0x1" is a number to the C library only */
     *end = whole ? last : text;
     return whole ? value : 0;
+}
+
+const char *mth__errno_text(int code) { return strerror_l(code, own_locale()); }
+
+const char *mth__load_error(void) {
+    locale_t users = uselocale(own_locale());
+    const char *error = dlerror();
+    uselocale(users);
+    return error;
 }

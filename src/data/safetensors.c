@@ -5,6 +5,7 @@
 #include "data/safetensors.h"
 #include "base/file.h"
 #include "base/names.h"
+#include "base/number.h"
 #include "base/option.h"
 #include "base/status.h"
 #include "base/stop.h"
@@ -31,7 +32,7 @@ typedef struct {
 enum { BUFFER = 1 << 18, APART = 4096, ONCE = 1 << 22 };
 
 static mth_status cant(const char *path, const char *verb, int code) {
-    return mth__error_errno(FAIL(MTH_ERROR_IO, F("can't %s %s: %s", verb, path, strerror(code)),
+    return mth__error_errno(FAIL(MTH_ERROR_IO, F("can't %s %s: %s", verb, path, mth__errno_text(code)),
                                 F("give the path of a safetensors file that can be read")),
         code);
 }

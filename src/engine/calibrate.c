@@ -2,6 +2,7 @@
  * gathers between two devices. The figures are kept, rounded, in a machine file, which later backends read. */
 #include "engine/calibrate.h"
 #include "base/cores.h"
+#include "base/number.h"
 #include "catalog/rows.h"
 #include <errno.h>
 #include <math.h>
@@ -258,8 +259,9 @@ static mth_status keep(mth__arena *arena, const char *path, const mth__machine *
     if (good && rename(draft, path) == 0) return NULL;
     const int code = errno;
     if (file) unlink(draft);
-    return mth__error_errno(FAIL(MTH_ERROR_IO, F("machine='calibrate': can't write %s: %s", path, strerror(code)),
-                                F("name a file that can be written, as in machine='calibrate:machine.txt'")),
+    return mth__error_errno(
+        FAIL(MTH_ERROR_IO, F("machine='calibrate': can't write %s: %s", path, mth__errno_text(code)),
+            F("name a file that can be written, as in machine='calibrate:machine.txt'")),
         code);
 }
 

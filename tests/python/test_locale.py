@@ -1,4 +1,5 @@
-"""Numbers in plans, errors and StableHLO are the same under every locale: here one whose decimal point is a comma."""
+"""Numbers in plans, errors and StableHLO, and the system's reasons in errors, are the same under every locale: here one
+whose decimal point is a comma, and whose messages are German where this machine has them."""
 
 import os
 import shutil
@@ -12,6 +13,10 @@ decimal_point ","
 thousands_sep "."
 grouping 3;3
 END LC_NUMERIC
+LC_MESSAGES
+yesexpr "^j"
+noexpr "^n"
+END LC_MESSAGES
 """
 
 # Prints all that has numbers in it; behind the first line, which shows that the locale is the one asked for.
@@ -19,6 +24,7 @@ PROGRAM = """
 import locale, sys
 import numpy as np
 print(locale.setlocale(locale.LC_NUMERIC, sys.argv[1]), locale.localeconv()["decimal_point"])
+locale.setlocale(locale.LC_MESSAGES, sys.argv[1])
 import mithril as ml
 from mithril.backends import CBackend, JaxBackend
 model = ml.Model()
@@ -44,6 +50,12 @@ for bad in (
     lambda: ml.Dropout(rate=1.25),
     lambda: ml.LayerNorm(epsilon=-0.125),
     lambda: ml.MoE(4, 8, capacity_factor=-0.5),
+    lambda: backend.array([1e39]),
+    lambda: backend.array([1e5], dtype="float16"),
+    lambda: compiled.evaluate(params, {"x": np.full((2, 4, 8), 1e300)}),
+    lambda: ml.read_safetensors(compiled, {"x": x}, "/absent", {}),
+    lambda: CBackend(device_mesh=(2,), machine="/absent"),
+    lambda: JaxBackend(device_mesh=(2,), plugin="/absent"),
 ):
     try:
         bad()
@@ -64,13 +76,13 @@ def comma(tmp_path_factory):
         capture_output=True,
         timeout=60,
     )
-    if not (folder / "comma" / "LC_NUMERIC").exists():
+    if not all((folder / "comma" / part).exists() for part in ("LC_NUMERIC", "LC_MESSAGES")):
         pytest.skip("localedef made no locale here")
     return folder
 
 
 def said(name, folder, *words):
-    environment = {**os.environ, "LOCPATH": str(folder)}
+    environment = {**os.environ, "LOCPATH": str(folder), "LANGUAGE": "de"}
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, name, *words], capture_output=True, text=True, timeout=120, env=environment
     )
@@ -87,3 +99,5 @@ def test_texts_are_the_same_in_every_locale(engine, comma):
     assert under_comma == plain
     assert "rate=1.25" in plain and "epsilon=-0.125" in plain and "capacity_factor=-0.5" in plain
     assert "2.5e-07" in plain and "0.375" in plain and "0.3333333333333333" in plain and "rate: float = 0.5" in plain
+    assert "clip(x, -3.4028235e+38, 3.4028235e+38)" in plain and "clip(x, -65504, 65504)" in plain
+    assert "/absent" in plain and "No such file or directory" in plain

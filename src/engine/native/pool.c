@@ -4,6 +4,7 @@
  * others in. A thread of the pool that finds nothing for a while leaves the run and sleeps; the caller stays. So when
  * the caller is alone, nothing is claimed and no task is ready, none will ever be: the run is stuck, which is reported
  * instead of hanging. */
+#include "base/number.h"
 #include "engine/native/native.h"
 #include <linux/futex.h>
 #include <sched.h>
@@ -380,7 +381,7 @@ mth_status mth__pool_start(mth__engine *engine) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error)
         return FAIL(MTH_ERROR_MEMORY,
-            F("thread %d of %d can't be made: %s", engine->started + 1, engine->threads, strerror(error)),
+            F("thread %d of %d can't be made: %s", engine->started + 1, engine->threads, mth__errno_text(error)),
             F("open the backend with threads=%d", engine->started + 1));
     return NULL;
 }

@@ -1,4 +1,5 @@
 #include "engine/pjrt/pjrt_plugin.h"
+#include "base/number.h"
 #include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
@@ -236,7 +237,7 @@ static mth_status check_environment(const char *path) {
     void *bytes = file >= 0 && !fstat(file, &info) ? mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, file, 0)
                                                    : MAP_FAILED;
     if (file >= 0) close(file);
-    if (bytes == MAP_FAILED) return not_a_plugin(path, F("%s can't be read: %s", path, strerror(errno)));
+    if (bytes == MAP_FAILED) return not_a_plugin(path, F("%s can't be read: %s", path, mth__errno_text(errno)));
     mth_status status = check_variable(path, "XLA_FLAGS", bytes, (size_t)info.st_size);
     if (!status && strstr(path, "libtpu"))
         status = check_variable(path, "LIBTPU_INIT_ARGS", bytes, (size_t)info.st_size);
@@ -283,7 +284,7 @@ static mth_status load(const char *path, const PJRT_Api **out) {
             F("install the package that it belongs to again"));
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* local: several plugins hold the same symbols */
     if (!library) {
-        const char *why = dlerror();
+        const char *why = mth__load_error();
         return not_a_plugin(path, F("%s can't be loaded: %s", path, why ? why : "unknown"));
     }
     const PJRT_Api *(*get)(void) = NULL;

@@ -3,6 +3,7 @@
  * they are given. */
 #include "engine/pjrt/xla.h"
 #include "base/file.h"
+#include "base/number.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -62,7 +63,7 @@ static mth_status key_new(mth__engine *engine, const mth__xla_key *module, key *
     struct stat file;
     const char *path = engine->plugin->path;
     if (stat(path, &file))
-        return FAIL(MTH_ERROR_IO, F("the plugin %s can't be looked at: %s", path, strerror(errno)),
+        return FAIL(MTH_ERROR_IO, F("the plugin %s can't be looked at: %s", path, mth__errno_text(errno)),
             F("put it back, or leave cache_dir out"));
     int64_t version[] = {
         file.st_size, file.st_mtim.tv_sec, file.st_mtim.tv_nsec, engine->plugin->major, engine->plugin->minor};
@@ -170,7 +171,8 @@ mth_status mth__xla_disk_load(mth__engine *engine, const mth__xla_key *module, P
 /* ---------------------------------------------------------------- writing */
 static mth_status unwritable(const mth__engine *engine, const char *path, int code) {
     return mth__error_errno(
-        FAIL(MTH_ERROR_IO, F("cache_dir = '%s': %s can't be written: %s", engine->cache_dir, path, strerror(code)),
+        FAIL(MTH_ERROR_IO,
+            F("cache_dir = '%s': %s can't be written: %s", engine->cache_dir, path, mth__errno_text(code)),
             F("name a folder that can be written and has room, or leave cache_dir out")),
         code);
 }
