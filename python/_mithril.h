@@ -120,6 +120,10 @@ int to_truth(module_state *, PyObject *, const char *name, int *); /* what bool(
 /* An attribute that an object may lack: 1 and a new reference, 0, or -1 with an exception that take_exception leaves.
    One that raises is lacking. */
 int find_attribute(PyObject *, const char *name, PyObject **out);
+enum { MAX_ITEMS = 1 << 20 }; /* of one option, or of any other list that a caller gives */
+/* Whether a sequence has more items than the limit, those of its rows and rows of rows included, before any is made: a
+   view may repeat one element without end, and a row may have none. -1: an exception that take_exception leaves. */
+int is_longer(PyObject *, int64_t limit);
 /* The pairs of a dict (NULL: none) as a tuple that keeps them, whatever becomes of the dict. */
 PyObject *pairs_of(PyObject *dict);
 

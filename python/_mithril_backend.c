@@ -87,11 +87,14 @@ static int is_text(PyObject *object) {
 }
 
 /* Sizes, of one, a sequence or an array of them, as a tuple. NULL without an error where `given` is no such thing, with
-   what it raised (NULL: nothing). */
-static PyObject *to_sizes(PyObject *given, PyObject **cause) {
+   what it raised (NULL: nothing), or where it is more than any shape has, which *longer says. */
+enum { SIZES = 8 };
+static PyObject *to_sizes(PyObject *given, PyObject **cause, int *longer) {
     PyObject *method = NULL, *sizes = NULL;
-    const int found = is_text(given) ? 0 : find_attribute(given, "tolist", &method);
-    PyObject *plain = found < 0 ? NULL : found ? PyObject_CallNoArgs(method) : Py_NewRef(given);
+    int found = is_text(given) ? 0 : find_attribute(given, "tolist", &method);
+    *longer = found < 0 || is_text(given) ? 0 : is_longer(given, SIZES);
+    if (*longer < 0) found = -1, *longer = 0;
+    PyObject *plain = found < 0 || *longer ? NULL : found ? PyObject_CallNoArgs(method) : Py_NewRef(given);
     if (plain && PyIndex_Check(plain))
         sizes = PyTuple_Pack(1, plain);
     else if (plain && PySequence_Check(plain) && !is_text(plain))
@@ -102,7 +105,14 @@ static PyObject *to_sizes(PyObject *given, PyObject **cause) {
 }
 
 static int to_shape(making *request, PyObject *shape) {
-    PyObject *cause, *list = to_sizes(shape, &cause);
+    int longer;
+    PyObject *cause, *list = to_sizes(shape, &cause, &longer);
+    if (longer) {
+        raise_fix(request->state, MTH_ERROR_VALUE,
+            TEXT("the shape %s has more than %d sizes; arrays have at most %d dimensions", SHOW(shape), SIZES, SIZES),
+            TEXT("merge some of them"));
+        return -1;
+    }
     if (!list) {
         raise_error(request->state, NULL, MTH_ERROR_TYPE, cause, TEXT("the shape is %s", SHOW(shape)),
             TEXT("give a tuple of sizes: (32, 2048)"));
@@ -110,11 +120,6 @@ static int to_shape(making *request, PyObject *shape) {
     }
     if (pool_keep(&request->scratch, list)) return -1;
     Py_ssize_t n = PyTuple_Size(list);
-    if (n > 8) {
-        raise_fix(request->state, MTH_ERROR_VALUE,
-            TEXT("the shape %s has %zd dimensions; arrays have at most 8", SHOW(list), n), TEXT("merge some of them"));
-        return -1;
-    }
     for (Py_ssize_t d = 0; d < n; d++) {
         PyObject *item = PyTuple_GetItem(list, d),
                  *size = PyIndex_Check(item) && !PyBool_Check(item) ? PyNumber_Index(item) : NULL;
@@ -138,9 +143,10 @@ static int to_shape(making *request, PyObject *shape) {
 static int read_place(making *request, PyObject *mesh, PyObject *spec) {
     if (mesh && mesh != Py_None) {
         int64_t dim[4];
-        int axes = mth_backend_get_mesh(request->backend, dim);
-        PyObject *cause, *given = to_sizes(mesh, &cause), *own = PyErr_Occurred() ? NULL : shape_to_tuple(axes, dim);
-        int same = own && given ? PyObject_RichCompareBool(own, given, Py_EQ) : -1;
+        int axes = mth_backend_get_mesh(request->backend, dim), longer;
+        PyObject *cause, *given = to_sizes(mesh, &cause, &longer),
+                         *own = PyErr_Occurred() ? NULL : shape_to_tuple(axes, dim);
+        int same = own && longer ? 0 : own && given ? PyObject_RichCompareBool(own, given, Py_EQ) : -1;
         if (same < 0 && given && own) cause = take_exception();
         if (same < 0 && own && !PyErr_Occurred())
             raise_error(request->state, NULL, MTH_ERROR_TYPE, cause, TEXT("device_mesh=%s is no mesh", SHOW(mesh)),
@@ -149,7 +155,7 @@ static int read_place(making *request, PyObject *mesh, PyObject *spec) {
             Py_XDECREF(cause);
         if (!same)
             raise_fix(request->state, MTH_ERROR_VALUE,
-                TEXT("device_mesh=%s is not the backend's, %s", SHOW(given), SHOW(own)),
+                TEXT("device_mesh=%s is not the backend's, %s", SHOW(given ? given : mesh), SHOW(own)),
                 TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
         Py_XDECREF(own);
         Py_XDECREF(given);

@@ -176,9 +176,9 @@ int parse(
 }
 
 /* ---------------------------------------------------------------- options */
-/* Of one option, far more than any has: neither the depth of a recursion nor memory is the caller's to choose. Lists
-   may share items, which are as many as they are when written out. */
-enum { MAX_DEPTH = 32, MAX_ITEMS = 1 << 20 };
+/* Of one option, far more than any has, as is MAX_ITEMS: neither the depth of a recursion nor memory is the caller's to
+   choose. Lists may share items, which are as many as they are when written out. */
+enum { MAX_DEPTH = 32 };
 
 static int too_many(module_state *state, const char *name, pool *scratch) {
     raise_error(state, scratch->operator, MTH_ERROR_VALUE, NULL,
@@ -196,15 +196,28 @@ static int count_items(module_state *state, PyObject *list, const char *name, po
     return 0;
 }
 
-/* Of NumPy's arrays, before they are written out as lists: 1, 0 or -1, where an error is set. */
-static int is_huge(PyObject *array) {
-    PyObject *size;
-    const int known = find_attribute(array, "size", &size);
-    if (known != 1) return known;
+int is_longer(PyObject *object, int64_t limit) {
+    PyObject *shape;
+    const int known = find_attribute(object, "shape", &shape);
+    if (known < 0) return -1;
+    if (!known || !PyTuple_Check(shape)) {
+        Py_XDECREF(shape);
+        if (!PySequence_Check(object)) return 0;
+        const Py_ssize_t n = PyObject_Size(object);
+        const int endless = n < 0 && PyErr_ExceptionMatches(PyExc_OverflowError); /* a range beyond 2^63 */
+        PyObject *raised = n < 0 ? take_exception() : NULL;
+        Py_XDECREF(raised);
+        return PyErr_Occurred() ? -1 : endless || n > limit;
+    }
+    int64_t lists = 1, items = 0; /* of a level, and of all levels above the next */
     int overflow = 0;
-    const long long n = PyLong_Check(size) ? PyLong_AsLongLongAndOverflow(size, &overflow) : 0;
-    Py_DECREF(size);
-    return overflow || n > MAX_ITEMS;
+    for (Py_ssize_t d = 0; d < PyTuple_Size(shape) && !overflow && items <= limit; d++) {
+        PyObject *size = PyTuple_GetItem(shape, d);
+        const int64_t n = PyLong_Check(size) ? PyLong_AsLongLongAndOverflow(size, &overflow) : 0;
+        overflow |= __builtin_mul_overflow(lists, n, &lists) || __builtin_add_overflow(items, lists, &items);
+    }
+    Py_DECREF(shape);
+    return overflow || items > limit;
 }
 
 static int list_to_arg(module_state *state, PyObject *object, const char *name, pool *scratch, mth_arg *out) {
@@ -268,7 +281,8 @@ static int other_to_arg(module_state *state, PyObject *object, const char *name,
     const int bytes = is_bytes(object), silent = bytes || PyType_Check(object);
     int known = silent ? 0 : find_attribute(object, "tolist", &found); /* NumPy's scalars and arrays */
     if (known == 1) {
-        const int masked = is_masked(state, object, scratch->operator, name), huge = masked ? 0 : is_huge(object);
+        const int masked = is_masked(state, object, scratch->operator, name),
+                  huge = masked ? 0 : is_longer(object, MAX_ITEMS - scratch->items);
         if (masked > 0) raise_masked(state, scratch->operator, name);
         PyObject *plain = masked || huge ? NULL : PyObject_CallNoArgs(found);
         Py_DECREF(found);

@@ -100,7 +100,11 @@ static int to_names(module_state *state, PyObject *object, pool *scratch, const 
             TEXT("give input_gradients=[\"input\"]"));
         return -1;
     }
-    PyObject *list = PySequence_Tuple(object);
+    const int longer = is_longer(object, MAX_ITEMS);
+    if (longer > 0)
+        raise_fix(state, MTH_ERROR_VALUE, TEXT("input_gradients has more than %d items", MAX_ITEMS),
+            TEXT("give each name once, input_gradients=[\"input\"]"));
+    PyObject *list = longer ? NULL : PySequence_Tuple(object);
     if (pool_keep(scratch, list)) return -1;
     size_t n = (size_t)PyTuple_Size(list);
     const char **names = pool_take(scratch, n, sizeof *names);

@@ -42,6 +42,11 @@ def dimensions(beyond):
         for make in (lambda: BACKEND.zeros(*shape), lambda: BACKEND.array(np.zeros(shape)), lambda: ml.Reshape(shape)):
             with pytest.raises((ValueError, TypeError), match="8"):
                 make()
+        for sizes in (range(2**40), *(np.broadcast_to(np.int8(0), s) for s in ((2**40,), (1, 2**40), (2**31, 2**30)))):
+            with pytest.raises(ValueError, match="has more than 8 sizes; arrays have at most 8 dimensions"):
+                BACKEND.zeros(sizes)
+            with pytest.raises(ValueError, match="is not the backend's"):
+                BACKEND.zeros(3, device_mesh=sizes)
     x = np.zeros(shape, np.float32)
     assert ml.compile(one_block(ml.Relu(), **UNARY), BACKEND).evaluate({}, {"x": x})["y"].shape == shape
 
@@ -284,7 +289,14 @@ def option_items(beyond):
     for _ in range(13):
         deep = [deep] * 10
     if beyond:
-        values += [deep, {"a": deep}, [{"a": deep}] * 3, range(2**70), np.broadcast_to(np.int8(0), (2**40,))]
+        values += [deep, {"a": deep}, [{"a": deep}] * 3, range(2**70)]
+        shapes = [(2**40,), (2**40, 0), (1, 2**40, 0), (2**31, 2**30), (2**20, 1)]
+        values += [np.broadcast_to(np.int8(0), shape) for shape in shapes]
+        values += [[*range(2**19), np.broadcast_to(np.int8(0), (2**19,))]]
+        compiled, x = ml.compile(one_block(ml.Relu(), **UNARY), BACKEND), np.zeros(2, np.float32)
+        for names in (range(2**40), np.broadcast_to("x", (2**40,))):
+            with pytest.raises(ValueError, match="input_gradients has more than 1048576 items"):
+                compiled.evaluate({}, {"x": x}, {"y": x}, names)
     for value in values:
         with pytest.raises(
             ValueError if beyond else TypeError, match="1048576 items" if beyond else "is not a text"
