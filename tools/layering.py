@@ -1,6 +1,6 @@
 """Checks the house rules that a compiler can't: who includes whom, file sizes, unique names
 of files and types, complete lists in meson.build, numbers in texts, the format, exported symbols,
-files that call each other.
+files that call each other in a circle.
 
 Usage: python tools/layering.py [libmithril.so]
 """
@@ -176,7 +176,8 @@ def check_symbols(library):
 
 
 def check_loops(library):
-    """No two files call functions of each other: what both need is a file below them. Tables are data, not calls."""
+    """No file is called by what it calls, however many files lie between: what both need is a file below them.
+    Tables are data, not calls."""
     sources = {str(path.relative_to(ROOT)).replace("/", "_") + ".o": path for path in files(["src"], ".c")}
     objects = {path: sources[path.name] for path in Path(library).parent.glob("*.a.p/*.o") if path.name in sources}
     listing = subprocess.run(["nm", "-A", *objects], text=True, capture_output=True, check=True).stdout
@@ -187,16 +188,30 @@ def check_loops(library):
             defined[name] = objects[Path(place)]
         elif kind == "U":
             needed[objects[Path(place)]].add(name)
-    calls = defaultdict(set)
+    calls = defaultdict(dict)  # by caller, by file: the functions
     for caller, names in needed.items():
         for name in names:
             if defined.get(name, caller) != caller:
-                calls[caller, defined[name]].add(name)
-    for (one, other), names in sorted(calls.items()):
-        if one < other and (other, one) in calls:
-            there, back = ", ".join(sorted(names)), ", ".join(sorted(calls[other, one]))
-            pair = f"{one.relative_to(ROOT)} calls {there}, and {other.relative_to(ROOT)} calls {back}"
-            yield f"{pair}: move what both need below them"
+                calls[caller].setdefault(defined[name], set()).add(name)
+
+    def reaches(start):
+        met, open_ = set(), [start]
+        while open_:
+            for other in calls[open_.pop()]:
+                if other not in met:
+                    met.add(other)
+                    open_.append(other)
+        return met
+
+    reached = {path: reaches(path) for path in list(calls)}
+    for one in sorted(path for path in reached if path in reached[path]):
+        circle = {other for other in reached[one] if one in reached.get(other, ())}
+        ways = "; ".join(
+            f"{other.relative_to(ROOT)} ({', '.join(sorted(names))})"
+            for other, names in sorted(calls[one].items())
+            if other in circle
+        )
+        yield f"{one.relative_to(ROOT)} is called by what it calls, {ways}: move what both need below them"
 
 
 def main():

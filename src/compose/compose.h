@@ -5,6 +5,7 @@
  *   resolve.c   wires -> a list of connections; every error of wiring (cycles, two writers, unbound inputs, names)
  *   select.c    the connections that compile is told to give, and what they need
  *   site.c      what device_id, device_mesh and specs refer to; every error of theirs that needs no shapes
+ *   stages.c    what binds the inputs of a Pipeline's stages, which are models
  *   nominal.c   inputs for a plan before any are known
  *   expand.c    the resolved model, with the shapes and dtypes of the inputs -> graph of catalog nodes
  *   module.c    module types: the table, the options common to all, documentation

@@ -150,7 +150,7 @@ mth_status mth__site_on(const mth_module *, mth__mesh *, const mth__site *, cons
 /* devices, meshes, axes of specs, in all submodels */
 mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *, bool partitioned);
 
-/* declared.c, and from the third on pipeline.c */
+/* declared.c, and from the fourth on stages.c; the last is site.c's */
 size_t mth__pipeline_stages(const mth_module *); /* 0: the module is no Pipeline */
 const mth_model *mth__pipeline_stage(const mth_module *, size_t i);
 /* The stage that a name inside of a Pipeline begins with ("stage_0."), which is taken off the name; -1: none. */

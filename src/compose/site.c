@@ -211,3 +211,32 @@ mth_status mth__site_check(const mth_model *model, mth__mesh *mesh, const mth__s
     mth__arena_free(check.scratch);
     return NULL;
 }
+
+/* ---------------------------------------------------------------- the stages of a Pipeline */
+mth_status mth__pipeline_place(const mth_module *module, mth__mesh *mesh, size_t stage, const mth__placement **on) {
+    const mth_arg *assignment = mth__module_option(module, "device_assignment"),
+                  *axis = mth__module_option(module, "axis");
+    if (axis->kind == MTH_ARG_INT) {
+        if (axis->integer < 0 || axis->integer >= mesh->naxes)
+            return FAIL(MTH_ERROR_VALUE,
+                F("axis=%" PRId64 ", and the mesh has %d %s", axis->integer, mesh->naxes,
+                    mesh->naxes == 1 ? "axis" : "axes"),
+                mesh->naxes == 1 ? F("give axis=0, or leave it out") : F("give an axis from 0 to %d", mesh->naxes - 1));
+        *on = mth__place_slice(mesh, (int)axis->integer, (int)(stage % (size_t)mesh->dim[axis->integer]));
+        return NULL;
+    }
+    if (assignment->kind == MTH_ARG_NONE)
+        return *on = mth__place_device(mesh, (int)(stage % (size_t)mesh->count)), NULL;
+    const mth_arg *value = &assignment->items[stage], *id = value->kind == MTH_ARG_LIST ? value->items : value;
+    size_t n = value->kind == MTH_ARG_LIST ? value->count : 1;
+    for (size_t i = 0; i < n; i++)
+        if (id[i].integer < 0 || id[i].integer >= mesh->count)
+            return FAIL(MTH_ERROR_VALUE,
+                F("device_assignment gives stage_%zu device %" PRId64 ", and the mesh has %d", stage, id[i].integer,
+                    mesh->count),
+                F("give devices from 0 to %d, or a backend with a larger device_mesh", mesh->count - 1));
+    int32_t *device = NEW_ARRAY(mesh->arena, int32_t, n);
+    for (size_t i = 0; i < n; i++) device[i] = (int32_t)id[i].integer;
+    *on = mth__place_list(mesh, (int)n, device);
+    return NULL;
+}
