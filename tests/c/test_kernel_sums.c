@@ -1,4 +1,5 @@
-/* Sums of elements of 16 bits: in float32, rounded once. A chain of sums in bfloat16 of ones stops at 256. */
+/* Sums of elements of 16 bits: in float32, rounded once. A chain of sums in bfloat16 of ones stops at 256. And products
+ * of many terms in float32: a chain of thousands of positive terms would lose more than they are allowed to. */
 #include "kernel_case.h"
 #include "engine/native/native.h"
 
@@ -126,5 +127,47 @@ TEST(special_values_of_16_bits) {
         KERNEL(ROW(gather), IN(table, ids), OUT(TO(VALUES, 1)));
         stored = MTH_FLOAT32;
     }
+}
+/* Against the reference's sums in double, of positive terms; added to other sums too. Results that are cut in blocks
+   leave a narrow rest, and what has one row or column is a product with a vector. */
+static void check_product(const char *spec, tensor a, tensor b, tensor y) {
+    KERNEL(ROW(contract), .attrs = {.spec = spec}, IN(a, b), OUT(y), .tolerance = 12 * 0x1p-24);
+}
+#define POSITIVE(...) positive(SHAPE(__VA_ARGS__))
+TEST(long_products_with_a_narrow_rest) {
+    static const int64_t rest[] = {1, 15};
+    enum { K = 15000 };
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
+        check_product("km,kn->mn", POSITIVE(K, 64), POSITIVE(K, 64 + rest[i]), TO(64, 64 + rest[i]));
+    check_product("mk,kn->nm", POSITIVE(65, K), POSITIVE(K, 81), TO(81, 65));
+    check_product("bmk,bkn->bmn", POSITIVE(2, 65, K), POSITIVE(2, K, 49), TO(2, 65, 49));
+}
+TEST(long_products_with_a_vector) {
+    for (int64_t k = 1000; k < 10000; k += 3000) {
+        for (int64_t n = 1; n <= 300; n = 6 * n + 1) {
+            check_product("k,kn->n", POSITIVE(k), POSITIVE(k, n), TO(n));
+            check_product("k,nk->n", POSITIVE(k), POSITIVE(n, k), TO(n));
+            check_product("km,k->m", POSITIVE(k, n), POSITIVE(k), TO(n));
+            check_product("mk,k->m", POSITIVE(n, k), POSITIVE(k), TO(n));
+        }
+        check_product("bk,bkn->bn", POSITIVE(3, k), POSITIVE(3, k, 7), TO(3, 7));
+        check_product("bkm,bk->bm", POSITIVE(3, k, 2), POSITIVE(3, k), TO(3, 2));
+        check_product("k,k->", POSITIVE(k), POSITIVE(k), blank(MTH_FLOAT32, SCALAR));
+    }
+}
+TEST(long_products_of_experts) {
+    enum { K = 5000 };
+#define EXPERTS(name, turned, a, b, e, t, y)                                                                           \
+    KERNEL(ROW(name), .attrs = {.transposed = turned}, IN(a, b, ints(MTH_INT32, 100, SHAPE(e, t))), OUT(y),            \
+        .tolerance = 12 * 0x1p-24)
+    EXPERTS(moe_matmul, 0, POSITIVE(2, 1, K), POSITIVE(2, K, 7), 2, 1, TO(2, 1, 7));
+    EXPERTS(moe_matmul, 1, POSITIVE(2, 1, K), POSITIVE(2, 7, K), 2, 1, TO(2, 1, 7));
+    EXPERTS(moe_matmul, 0, POSITIVE(1, 257, K), POSITIVE(1, K, 3), 1, 257, TO(1, 257, 3));
+    EXPERTS(moe_matmul, 0, POSITIVE(1, 5, K), POSITIVE(1, K, 513), 1, 5, TO(1, 5, 513));
+    EXPERTS(moe_matmul, 0, POSITIVE(1, 3, 4 * K), POSITIVE(1, 4 * K, 5), 1, 3, TO(1, 3, 5));
+    EXPERTS(moe_outer, 0, POSITIVE(2, K, 7), POSITIVE(2, K, 1), 2, K, TO(2, 7, 1));
+    EXPERTS(moe_outer, 0, POSITIVE(2, K, 1), POSITIVE(2, K, 7), 2, K, TO(2, 1, 7));
+    EXPERTS(moe_outer, 0, POSITIVE(1, K, 257), POSITIVE(1, K, 3), 1, K, TO(1, 257, 3));
+    EXPERTS(moe_outer, 0, POSITIVE(1, K, 5), POSITIVE(1, K, 513), 1, K, TO(1, 5, 513));
 }
 RUN()

@@ -5,7 +5,10 @@
 #include "engine/native/kernel_util.h"
 
 enum { A, B, C, OPERANDS };
-enum { VECTOR_PANEL = 4096 }; /* in products with a vector, the chains of BLAS are longer */
+/* What is left of the result beside whole blocks, where it is narrower than NARROW, belongs to the last block: a block
+ * of its own packs the whole other operand again for it, and one row or column is a vector to BLAS, with long
+ * chains. */
+enum { NARROW = 16 };
 typedef struct {
     int n;
     int64_t size[MTH__RANK], stride[OPERANDS][MTH__RANK];
@@ -27,7 +30,8 @@ typedef struct {
     bool packed; /* the small operand is first laid out as [k, small] */
     size_t packed_at;
     int64_t block_m, block_n, blocks_m, blocks_n;
-    int64_t panel; /* terms of a sum that are left to float32 */
+    int64_t most_m, most_n; /* no block is larger */
+    int64_t panel;          /* terms of a sum that are left to float32 */
     mth_dtype dtype[OPERANDS];
     int64_t depth; /* of DIRECT and TURNED: terms for which operands of 16 bits are converted at a time */
     /* a block is computed in scratch: panels are added in double, and to the result */
@@ -182,15 +186,16 @@ typedef struct {
 } rooms;
 static rooms rooms_of(const contract_plan *plan) {
     rooms at = {0};
-    size_t end = plan->in_panels ? (mth__panels_bytes(plan->block_m, plan->block_n) + 63) & ~(size_t)63 : 0;
+    size_t end = plan->in_panels ? (mth__panels_bytes(plan->most_m, plan->most_n) + 63) & ~(size_t)63 : 0;
     at.turned = end;
-    end += plan->way == TURNED ? (size_t)(plan->block_n * plan->m) * sizeof(float) : 0;
+    end += plan->way == TURNED ? (size_t)(plan->most_n * plan->m) * sizeof(float) : 0;
     at.result = end;
-    end += mth__is_half(plan->dtype[C]) ? (size_t)(plan->block_m * plan->block_n) * sizeof(float) : 0;
+    end += mth__is_half(plan->dtype[C]) ? (size_t)(plan->most_m * plan->most_n) * sizeof(float) : 0;
     at.tiles = end;
-    at.bytes = end + mth__matrix_bytes(plan->dtype[A], plan->dtype[B], plan->block_m, plan->block_n, plan->k);
+    at.bytes = end + mth__matrix_bytes(plan->dtype[A], plan->dtype[B], plan->most_m, plan->most_n, plan->k);
     return at;
 }
+static int64_t blocks_of(int64_t n, int64_t block) { return mth__max64(1, mth__ceil_div(n - NARROW + 1, block)); }
 /* Blocks of the result: as square as may be, since a block of m x n packs (m + n) k elements of the operands again. */
 static void plan_chunks(mth__call *call, contract_plan *plan) {
     const double rate = plan->m == 1 || plan->n == 1 ? 12
@@ -220,14 +225,15 @@ static void plan_chunks(mth__call *call, contract_plan *plan) {
     }
     plan->block_m = mth__max64(16, mth__ceil_div(mth__ceil_div(plan->m, best_m), 16) * 16);
     plan->block_n = mth__max64(64, mth__ceil_div(mth__ceil_div(plan->n, best_n), 64) * 64);
-    plan->blocks_m = mth__max64(1, mth__ceil_div(plan->m, plan->block_m));
-    plan->blocks_n = mth__max64(1, mth__ceil_div(plan->n, plan->block_n));
+    plan->blocks_m = blocks_of(plan->m, plan->block_m);
+    plan->blocks_n = blocks_of(plan->n, plan->block_n);
+    plan->most_m = plan->m > plan->block_m ? plan->block_m + NARROW - 1 : plan->block_m;
+    plan->most_n = plan->n > plan->block_n ? plan->block_n + NARROW - 1 : plan->block_n;
     plan->batch_chunks = (int)mth__max64(1, mth__min64(plan->batches, pieces == 1 ? chunks_wanted : plan->batches));
-    plan->panel = plan->m == 1 || plan->n == 1 ? VECTOR_PANEL : MTH__PANEL;
-    /* Of a vector BLAS adds term by term to what is there, and so rounds each at the size of the sum. */
-    plan->in_panels = plan->k > plan->panel || (call->accumulates && (plan->m == 1 || plan->n == 1));
+    plan->panel = mth__panel(plan->m, plan->n, plan->column[A], plan->row[B]);
+    plan->in_panels = mth__needs_panels(plan->m, plan->n, plan->k, plan->panel, call->accumulates);
     plan->depth = mth__is_half(plan->dtype[A]) || mth__is_half(plan->dtype[B])
-        ? mth__matrix_depth(plan->block_m, plan->block_n)
+        ? mth__matrix_depth(plan->most_m, plan->most_n)
         : plan->k;
     call->thread_scratch = rooms_of(plan).bytes;
     call->phases = 0;
@@ -374,8 +380,8 @@ static void multiply(const mth__call *call, const contract_plan *plan, int chunk
     const mth__operand y = operand(call, plan, C);
     int64_t at[OPERANDS] = {0};
     result_block x = {.at = at, .m0 = bm * plan->block_m, .n0 = bn * plan->block_n};
-    x.m = mth__min64(plan->block_m, plan->m - x.m0);
-    x.n = mth__min64(plan->block_n, plan->n - x.n0);
+    x.m = bm == plan->blocks_m - 1 ? plan->m - x.m0 : plan->block_m;
+    x.n = bn == plan->blocks_n - 1 ? plan->n - x.n0 : plan->block_n;
     const int64_t ld = plan->m > 1 ? mth__max64(plan->row[C], 1) : mth__max64(plan->n, 1);
     float *tile = (float *)(void *)(scratch + rooms_of(plan).result);
     for (int64_t i = range.lo; i < range.hi; i++) {

@@ -256,13 +256,18 @@ void mth__run_moe_combine_weights_grad(const mth__call *call, int phase, int chu
 /* ---- experts' matrices: blocks of rows and columns; a block that holds no real row costs its zeros alone */
 enum { ROWS = 256, COLUMNS = 512 };
 static int64_t blocks(int64_t n, int64_t of) { return mth__max64(1, mth__ceil_div(n, of)); }
-/* Blocks of the result, each of k terms: the scratch of one has tiles for it and for its operands. */
+/* Blocks of the result, each of k terms: the scratch of one has panels, and tiles for it and for its operands. A run of
+ * rows can be a single one, and what is left of the columns too. */
+static size_t panels_bytes(const mth__call *call, int64_t k) {
+    const int64_t *dim = call->out[0].shape.dim, m = mth__min64(ROWS, dim[1]), n = mth__min64(COLUMNS, dim[2]);
+    return k > MTH__PANEL ? mth__panels_bytes(m, n) : mth__panels_bytes(1, mth__max64(m, n));
+}
 static void plan_blocks(mth__call *call, int64_t k) {
     const int64_t *dim = call->out[0].shape.dim, m = mth__min64(ROWS, dim[1]), n = mth__min64(COLUMNS, dim[2]);
     call->phases = 1;
     call->chunks[0] = (int)mth__max64(1, dim[0] * blocks(dim[1], ROWS) * blocks(dim[2], COLUMNS));
-    call->thread_scratch =
-        mth__tile_bytes(&call->out[0], m * n) + mth__matrix_bytes(call->in[0].dtype, call->in[1].dtype, m, n, k);
+    call->thread_scratch = panels_bytes(call, k) + mth__tile_bytes(&call->out[0], m * n) +
+        mth__matrix_bytes(call->in[0].dtype, call->in[1].dtype, m, n, k);
 }
 mth_status mth__prepare_moe_matmul(mth__arena *arena, mth__call *call) {
     (void)arena;
@@ -283,6 +288,9 @@ void mth__run_moe_matmul(const mth__call *call, int phase, int chunk, void *scra
     const mth__matrix matrix =
         mth__matrix_of(&call->in[1], expert * input_width * width + (transposed ? o0 * input_width : o0),
             transposed ? 1 : width, transposed ? input_width : 1);
+    mth__panels sum;
+    void *panels = scratch;
+    scratch = (char *)scratch + panels_bytes(call, input_width);
     float *tile = mth__tile_take(&scratch, y, mth__min64(ROWS, tokens) * mth__min64(COLUMNS, width));
     int64_t at = t0, length, done = t0;
     for (bool more = true; more; at += length) {
@@ -294,16 +302,25 @@ void mth__run_moe_matmul(const mth__call *call, int phase, int chunk, void *scra
         const mth__matrix x = mth__matrix_of(&call->in[0], (expert * tokens + at) * input_width, input_width, 1);
         int64_t ld;
         float *to = mth__tile_rows(y, place, length, n, width, call->accumulates, tile, &ld);
-        mth__matrix_product(length, n, input_width, &x, &matrix, call->accumulates, to, ld, scratch);
+        const int64_t panel = mth__panel(length, n, x.column, matrix.row);
+        if (mth__needs_panels(length, n, input_width, panel, call->accumulates)) {
+            float *term = mth__panels_begin(&sum, length, n, panels);
+            for (int64_t k0 = 0, k; k0 < input_width; k0 += k) {
+                k = mth__min64(panel, input_width - k0);
+                const mth__matrix left = mth__matrix_from(&x, 0, k0), right = mth__matrix_from(&matrix, k0, 0);
+                mth__matrix_product(length, n, k, &left, &right, false, term, n, scratch);
+                mth__panels_add(&sum);
+            }
+            mth__panels_end(&sum, call->accumulates, to, ld);
+        } else {
+            mth__matrix_product(length, n, input_width, &x, &matrix, call->accumulates, to, ld, scratch);
+        }
         mth__tile_rows_store(y, place, length, n, width, to);
     }
 }
 mth_status mth__prepare_moe_outer(mth__arena *arena, mth__call *call) {
     (void)arena;
-    const int64_t *dim = call->out[0].shape.dim, terms = call->in[0].shape.dim[1];
-    plan_blocks(call, mth__min64(terms, MTH__PANEL));
-    if (terms > MTH__PANEL)
-        call->thread_scratch += mth__panels_bytes(mth__min64(ROWS, dim[1]), mth__min64(COLUMNS, dim[2]));
+    plan_blocks(call, call->in[0].shape.dim[1]);
     return NULL;
 }
 /* x[e,t,i], dy[e,t,o], rows -> [e,i,o] */
@@ -319,16 +336,18 @@ void mth__run_moe_outer(const mth__call *call, int phase, int chunk, void *scrat
     const mth__operand *y = &call->out[0];
     const int64_t place = (expert * input_width + i0) * width + o0, most_m = mth__min64(ROWS, input_width),
                   most_n = mth__min64(COLUMNS, width);
-    const bool in_panels = tokens > MTH__PANEL;
+    /* Each run of rows is added to the ones before it. */
+    const int64_t panel = mth__panel(m, n, input_width, width);
+    const bool in_panels = mth__needs_panels(m, n, tokens, panel, true);
     mth__panels sum;
     int64_t ld;
     float *term = in_panels ? mth__panels_begin(&sum, m, n, scratch) : NULL;
-    if (in_panels) scratch = (char *)scratch + mth__panels_bytes(most_m, most_n);
+    scratch = (char *)scratch + panels_bytes(call, tokens);
     float *tile = mth__tile_take(&scratch, y, most_m * most_n),
           *to = mth__tile_rows(y, place, m, n, width, call->accumulates, tile, &ld);
     bool first = !call->accumulates;
     for (int64_t at = 0, length; next_run(rows, &at, tokens, &length); at += length, first = false) {
-        length = mth__min64(length, MTH__PANEL);
+        length = mth__min64(length, panel);
         const mth__matrix x = mth__matrix_of(&call->in[0], (expert * tokens + at) * input_width + i0, 1, input_width),
                           dy = mth__matrix_of(&call->in[1], (expert * tokens + at) * width + o0, width, 1);
         mth__matrix_product(

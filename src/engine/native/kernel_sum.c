@@ -31,14 +31,25 @@ void mth__cascade_end(mth__cascade *cascade) {
 
 float *mth__panels_begin(mth__panels *panels, int64_t m, int64_t n, void *scratch) {
     *panels = (mth__panels){.m = m, .n = n, .sum = scratch, .term = (float *)((double *)scratch + m * n)};
-    for (int64_t i = 0; i < m * n; i++) panels->sum[i] = 0;
     return panels->term;
 }
 void mth__panels_add(mth__panels *panels) {
-    for (int64_t i = 0; i < panels->m * panels->n; i++) panels->sum[i] += (double)panels->term[i];
+    const int64_t n = panels->m * panels->n;
+    double *restrict sum = panels->sum;
+    const float *restrict term = panels->term;
+    if (panels->any)
+        for (int64_t i = 0; i < n; i++) sum[i] += (double)term[i];
+    else
+        for (int64_t i = 0; i < n; i++) sum[i] = (double)term[i];
+    panels->any = true;
 }
 void mth__panels_end(const mth__panels *panels, bool add, float *c, int64_t ldc) {
-    for (int64_t i = 0; i < panels->m; i++)
-        for (int64_t j = 0; j < panels->n; j++)
-            c[i * ldc + j] = (float)(panels->sum[i * panels->n + j] + (add ? (double)c[i * ldc + j] : 0));
+    for (int64_t i = 0; i < panels->m; i++) {
+        const double *restrict sum = panels->sum + i * panels->n;
+        float *restrict row = c + i * ldc;
+        if (panels->any && add)
+            for (int64_t j = 0; j < panels->n; j++) row[j] = (float)(sum[j] + (double)row[j]);
+        else if (!add)
+            for (int64_t j = 0; j < panels->n; j++) row[j] = panels->any ? (float)sum[j] : 0;
+    }
 }

@@ -76,7 +76,12 @@ typedef struct {
 static inline mth__matrix mth__matrix_of(const mth__operand *x, int64_t at, int64_t row, int64_t column) {
     return (mth__matrix){x->dtype, mth__element(x, at), row, column};
 }
-/* Its part from row i and column j on as float32: in its place, or in the tile, without gaps. */
+/* Its part from row i and column j on. */
+static inline mth__matrix mth__matrix_from(const mth__matrix *x, int64_t i, int64_t j) {
+    const int64_t at = (i * x->row + j * x->column) * (int64_t)mth_dtype_size(x->dtype);
+    return (mth__matrix){x->dtype, (const char *)x->data + at, x->row, x->column};
+}
+/* The same as float32: in its place, or in the tile, without gaps. */
 mth__matrix mth__matrix_read(const mth__matrix *, int64_t i, int64_t rows, int64_t j, int64_t columns, float *tile);
 /* c = a b, or with `add` c += a b, by BLAS: m x n of k terms. Matrices of 16 bits are converted some terms at a time,
    in `room` of so many bytes. */
