@@ -4,6 +4,7 @@
  * group of parameters after the other, then pairs of neighbours, whose gain shows only together (columns before rows),
  * until nothing gets better or the trials are used up. The step goes forward and backward, whatever is planned first:
  * layouts outlive the plan that they are found for. */
+#include "base/table.h"
 #include "distribute/fold.h"
 #include <math.h>
 #include <string.h>
@@ -18,13 +19,10 @@ typedef struct {
     double seconds, bytes;
     int said; /* choices that are not 0 */
 } price;
-typedef struct known {
-    uint64_t hash;
+typedef struct {
     uint8_t *choice;
     price price;
-    struct known *next;
-} known;
-enum { KNOWN = 1024 };
+} tried;
 typedef struct {
     mth__graph *graph; /* the trial */
     const mth__folding *folding;
@@ -39,7 +37,8 @@ typedef struct {
     size_t nodes; /* the trial as it was */
     mth__value **output;
     mth__sharding *parameter, *seed;
-    known *table[KNOWN];
+    VEC(tried) tried; /* choices whose plan has a price, by number in `table` */
+    mth__table table;
     int64_t effort;
     mth_status status; /* of the first trial that failed */
 } search_pass;
@@ -164,18 +163,26 @@ static price plan(search_pass *pass, const uint8_t *choice) {
     return cost;
 }
 
+typedef struct {
+    const search_pass *pass;
+    const uint8_t *choice;
+} choice_key;
+static bool is_choice(const void *key, int number) {
+    const choice_key *sought = key;
+    return !memcmp(sought->pass->tried.at[number].choice, sought->choice, (size_t)sought->pass->groups);
+}
+
 static price evaluate(search_pass *pass, const uint8_t *choice) {
-    uint64_t hash = 0;
-    for (int k = 0; k < pass->groups; k++) hash = mth__mix(hash, choice[k]);
-    for (known *entry = pass->table[hash % KNOWN]; entry; entry = entry->next)
-        if (entry->hash == hash && !memcmp(entry->choice, choice, (size_t)pass->groups)) return entry->price;
+    const uint64_t hash = mth__hash_text((const char *)choice, (size_t)pass->groups);
+    const choice_key key = {pass, choice};
+    const int known = mth__table_find(&pass->table, hash, is_choice, &key);
+    if (known >= 0) return pass->tried.at[known].price;
     if (pass->effort <= 0) return (price){INFINITY, INFINITY, 0};
-    known *entry = NEW(pass->arena, known);
-    *entry =
-        (known){hash, NEW_ARRAY(pass->arena, uint8_t, pass->groups), plan(pass, choice), pass->table[hash % KNOWN]};
-    memcpy(entry->choice, choice, (size_t)pass->groups);
-    pass->table[hash % KNOWN] = entry;
-    return entry->price;
+    tried made = {NEW_ARRAY(pass->arena, uint8_t, pass->groups), plan(pass, choice)};
+    memcpy(made.choice, choice, (size_t)pass->groups);
+    mth__table_add(pass->arena, &pass->table, hash, is_choice, &key, (int)pass->tried.n);
+    PUSH(pass->arena, pass->tried, made);
+    return made.price;
 }
 
 static bool better(price a, price b) {
