@@ -142,12 +142,20 @@ static inline mth_status run_body(void *arguments) {
         in[test->nin - 1].data = out[0].data;
     }
     call.shared = mth__malloc(call.call_scratch + 1);
-    void *scratch = mth__malloc(call.thread_scratch + 1);
+    enum { BEHIND = 4096 }; /* bytes that no kernel may write */
+    unsigned char *scratch = mth__malloc(call.thread_scratch + BEHIND);
     memset(call.shared, 0xff, call.call_scratch);
     for (int phase = 0; phase < call.phases; phase++)
         for (int i = 0; i < call.chunks[phase]; i++) {
-            memset(scratch, 0xff, call.thread_scratch);
+            memset(scratch, 0xff, call.thread_scratch + BEHIND);
             mth__kernels[test->row].run(&call, phase, work->backward ? call.chunks[phase] - 1 - i : i, scratch);
+            for (size_t at = call.thread_scratch; at < call.thread_scratch + BEHIND; at++)
+                if (scratch[at] != 0xff) {
+                    mth__free(scratch);
+                    mth__free(call.shared);
+                    mth__arena_free(arena);
+                    return INTERNAL("%s wrote behind its scratch", call.op->name);
+                }
         }
     work->chunks = call.chunks[0];
     for (int phase = 0; phase < call.phases; phase++)

@@ -59,6 +59,13 @@ TEST(sums_are_rounded_once) {
                 FULL(1, 5, 6, n / 2), y, true, sum[i]);
         }
 }
+/* A result that is smaller than its block, 200 x 520 of 208 x 576, is converted in longer steps, of 512 terms and not
+   of 384: its scratch is enough for those. */
+TEST(blocks_of_16_bits_stay_in_their_scratch) {
+    for (int h = 0; h < HALVES; h++)
+        check_sum((mth__attrs){.spec = "mk,kn->mn"}, MTH__ROW_contract, full(halves[h], 1, SHAPE(200, TERMS)),
+            full(halves[h], 1, SHAPE(TERMS, 520)), blank(halves[h], SHAPE(200, 520)), false, TERMS);
+}
 /* What a device gets from 512 others: in one pass, and as boxes of which every other element is meant. */
 TEST(devices_are_summed_in_float32) {
     enum { N = 300, STEP = 2 };

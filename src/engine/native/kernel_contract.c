@@ -227,8 +227,8 @@ static void plan_chunks(mth__call *call, contract_plan *plan) {
     plan->block_n = mth__max64(64, mth__ceil_div(mth__ceil_div(plan->n, best_n), 64) * 64);
     plan->blocks_m = blocks_of(plan->m, plan->block_m);
     plan->blocks_n = blocks_of(plan->n, plan->block_n);
-    plan->most_m = plan->m > plan->block_m ? plan->block_m + NARROW - 1 : plan->block_m;
-    plan->most_n = plan->n > plan->block_n ? plan->block_n + NARROW - 1 : plan->block_n;
+    plan->most_m = mth__max64(plan->block_m, plan->m - (plan->blocks_m - 1) * plan->block_m);
+    plan->most_n = mth__max64(plan->block_n, plan->n - (plan->blocks_n - 1) * plan->block_n);
     plan->batch_chunks = (int)mth__max64(1, mth__min64(plan->batches, pieces == 1 ? chunks_wanted : plan->batches));
     plan->panel = mth__panel(plan->m, plan->n, plan->column[A], plan->row[B]);
     plan->in_panels = mth__needs_panels(plan->m, plan->n, plan->k, plan->panel, call->accumulates);

@@ -63,9 +63,11 @@ static int64_t depth(mth_dtype a, mth_dtype b, int64_t m, int64_t n, int64_t k) 
     return a == MTH_FLOAT32 && b == MTH_FLOAT32 ? k : mth__min64(k, mth__matrix_depth(m, n));
 }
 static size_t tile_bytes(mth_dtype dtype, int64_t n) { return mth__tile_bytes(&(mth__operand){.dtype = dtype}, n); }
+/* Smaller matrices are converted in longer steps, whose tiles may hold more: so many are enough for all up to m x n. */
 size_t mth__matrix_bytes(mth_dtype a, mth_dtype b, int64_t m, int64_t n, int64_t k) {
-    const int64_t step = depth(a, b, m, n, k);
-    return tile_bytes(a, m * step) + tile_bytes(b, step * n);
+    const int64_t rows = (mth__is_half(a) ? m : 0) + (mth__is_half(b) ? n : 0),
+                  most = mth__min64(rows * mth__min64(k, 4 * STEP), mth__max64(rows * STEP, TILES));
+    return rows ? (size_t)most * sizeof(float) + 2 * 64 : 0; /* each tile ends at a whole line */
 }
 /* BLAS wants to know which of the two dimensions is contiguous, and the stride of the other. Where a size is 1, either
  * may be called contiguous. */

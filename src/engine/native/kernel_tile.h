@@ -84,7 +84,7 @@ static inline mth__matrix mth__matrix_from(const mth__matrix *x, int64_t i, int6
 /* The same as float32: in its place, or in the tile, without gaps. */
 mth__matrix mth__matrix_read(const mth__matrix *, int64_t i, int64_t rows, int64_t j, int64_t columns, float *tile);
 /* c = a b, or with `add` c += a b, by BLAS: m x n of k terms. Matrices of 16 bits are converted some terms at a time,
-   in `room` of so many bytes. */
+   in `room` of so many bytes, which are enough for smaller matrices too. */
 size_t mth__matrix_bytes(mth_dtype a, mth_dtype b, int64_t m, int64_t n, int64_t k);
 void mth__matrix_product(int64_t m, int64_t n, int64_t k, const mth__matrix *a, const mth__matrix *b, bool add,
     float *c, int64_t ldc, void *room);
