@@ -60,9 +60,42 @@ static void note_refusal(refusal *reason) {
         Py_XDECREF(cause);
 }
 
+/* Whether an array of NumPy's can be cast; -1: an exception that stops. `why`: the text of what NumPy raised, if it is
+   to be kept and was none before. */
+static int can_cast(PyObject *array, const char *dtype, PyObject **why) {
+    PyObject *cast = PyObject_CallMethod(array, "astype", "s", dtype), *raised = cast ? NULL : take_exception();
+    if (raised && why && !*why) *why = exception_text(raised);
+    Py_XDECREF(cast), Py_XDECREF(raised);
+    return PyErr_Occurred() ? -1 : cast != NULL;
+}
+
+/* Tries it with the first elements: a view may repeat one without end. */
+PyObject *cast_fix(PyObject *object) {
+    PyObject *numpy = PyImport_ImportModule("numpy"), *why = NULL;
+    PyObject *array = numpy ? PyObject_CallMethod(numpy, "asarray", "(O)", object) : NULL;
+    PyObject *flat = array ? PyObject_GetAttrString(array, "flat") : NULL;
+    PyObject *first = flat ? PySequence_GetSlice(flat, 0, MAX_ITEMS) : NULL, *raised = first ? NULL : take_exception();
+    int real = first ? can_cast(first, "float64", &why) : 0, complex = 0;
+    if (first && !real) real = can_cast(first, "int64", NULL);
+    if (first && !real) complex = can_cast(first, "complex128", NULL);
+    PyObject *word = PyErr_Occurred() ? NULL : PyUnicode_FromString("sequence"); /* NumPy's, of elements */
+    const int lists = word && why && PyUnicode_Contains(why, word) == 1;
+    Py_XDECREF(numpy), Py_XDECREF(array), Py_XDECREF(flat), Py_XDECREF(first), Py_XDECREF(raised);
+    Py_XDECREF(why), Py_XDECREF(word);
+    if (PyErr_Occurred()) return NULL;
+    return TEXT(real  ? "cast it first: numpy.asarray(x).astype(\"float32\"), or \"int64\" for ids"
+            : complex ? "they are complex: give their parts apart, y.real and y.imag of y = "
+                        "numpy.asarray(x).astype(\"complex64\")"
+            : lists   ? "make its elements lists of one length, pad the shorter ones with 0.0 say, and give x.tolist()"
+                      : "give numbers: no cast makes any of these elements");
+}
+
 static void *raise_refused(const conversion *target, PyObject *object, refusal *reason) {
     static const char plain[] = "give its values as a numpy.array of float32, or int64 for ids";
-    PyObject *fix = remedy_of(object, false, reason->elements ? CAST_FIX : plain);
+    PyObject *cast = reason->elements ? cast_fix(object) : TEXT("%s", plain), *fix = NULL;
+    const char *otherwise = cast ? PyUnicode_AsUTF8AndSize(cast, NULL) : NULL;
+    if (otherwise) fix = remedy_of(object, false, otherwise);
+    Py_XDECREF(cast);
     return raise_error(target->s, NULL, MTH_ERROR_TYPE, Py_XNewRef(reason->cause),
         TEXT("%s refuses to share its data: %U", target->name, reason->text), fix);
 }
@@ -102,7 +135,7 @@ static int check_bytes(const conversion *target, PyObject *object) {
     if (found == 1) found = find_attribute(dtype, "itemsize", &size);
     int overflow = 0;
     const int wrong = found == 1 && PyLong_Check(size) && PyLong_AsLongLongAndOverflow(size, &overflow) != 1;
-    if (wrong) refuse_elements(target->s, target->name, TEXT("%s", SHOW(dtype)), CAST_FIX);
+    if (wrong) refuse_elements(target->s, target->name, TEXT("%s", SHOW(dtype)), cast_fix(object));
     Py_XDECREF(dtype), Py_XDECREF(size);
     return wrong || found < 0 ? -1 : 0;
 }

@@ -90,9 +90,18 @@ static int lacks_memory(PyObject *tensor) {
     return some;
 }
 
+/* Whether it has a mask beside its values. */
+static int is_masked_tensor(PyObject *torch, PyObject *tensor) {
+    PyObject *masked = PyObject_GetAttrString(torch, "masked");
+    PyObject *is = quiet(masked ? PyObject_CallMethod(masked, "is_masked_tensor", "O", tensor) : NULL);
+    const int found = is == Py_True;
+    Py_XDECREF(masked), Py_XDECREF(is);
+    return found;
+}
+
 typedef struct {
     PyObject *inner; /* the object itself, or what it is wrapped around */
-    int transform, dual, absent;
+    int transform, dual, masked, absent;
 } tensor_state;
 
 static int enter(tensor_state *state, PyObject *inner) {
@@ -104,12 +113,13 @@ static int enter(tensor_state *state, PyObject *inner) {
 
 /* -1: an exception that stops is set; else `inner` is a new reference. */
 static int look_at(PyObject *object, tensor_state *state) {
-    *state = (tensor_state){Py_NewRef(object), 0, 0, 0};
+    *state = (tensor_state){Py_NewRef(object), 0, 0, 0, 0};
     PyObject *torch = torch_of(object), *inner = torch ? out_of_transforms(torch, object) : NULL;
     state->transform = enter(state, inner);
     inner = torch && !PyErr_Occurred() ? out_of_dual(torch, state->inner) : NULL;
     state->dual = enter(state, inner);
-    if (torch && !PyErr_Occurred()) state->absent = lacks_memory(state->inner);
+    if (torch && !PyErr_Occurred()) state->masked = is_masked_tensor(torch, state->inner);
+    if (torch && !state->masked && !PyErr_Occurred()) state->absent = lacks_memory(state->inner);
     Py_XDECREF(torch);
     if (!PyErr_Occurred()) return 0;
     Py_CLEAR(state->inner);
@@ -125,6 +135,7 @@ const char *withheld(PyObject *object) {
     if (state.dual)
         return "it is a dual tensor of torch's forward-mode differentiation, which ends here: its values alone can be "
                "taken";
+    if (state.masked) return "it is a masked tensor, and arrays have no mask";
     return state.absent ? "it is a tensor without memory: one that is traced, or stands for others" : NULL;
 }
 
@@ -186,18 +197,37 @@ static int is_tracer(PyObject *object) {
     return PyErr_Occurred() ? -1 : found > 0;
 }
 
+/* Keys of jax's random numbers have bits, and no values. */
+static int is_random_key(PyObject *object) {
+    PyObject *name = PyUnicode_FromString("jax"), *jax = name ? PyImport_GetModule(name) : NULL, *dtype = NULL;
+    int found = jax ? find_attribute(object, "dtype", &dtype) : 0;
+    PyObject *dtypes = found == 1 ? PyObject_GetAttrString(jax, "dtypes") : NULL;
+    PyObject *kind = dtypes ? PyObject_GetAttrString(dtypes, "prng_key") : NULL;
+    PyObject *is = quiet(kind ? PyObject_CallMethod(dtypes, "issubdtype", "OO", dtype, kind) : NULL);
+    found = is == Py_True;
+    Py_XDECREF(name), Py_XDECREF(jax), Py_XDECREF(dtype), Py_XDECREF(dtypes), Py_XDECREF(kind), Py_XDECREF(is);
+    return PyErr_Occurred() ? -1 : found;
+}
+
 PyObject *remedy_of(PyObject *object, bool in_lists, const char *otherwise) {
     tensor_state state;
     const int traced = is_tracer(object);
     if (traced > 0)
         return TEXT("call it outside of jit, grad and vmap, or in a jax.pure_callback, which is given the values");
-    if (traced || look_at(object, &state)) return NULL;
+    const int key = traced ? 0 : is_random_key(object);
+    if (key > 0)
+        return TEXT(in_lists ? "give jax.random.key_data(x) for each x in them" : "pass jax.random.key_data(x)");
+    if (traced || key || look_at(object, &state)) return NULL;
     PyObject *remedy = NULL;
     const int deleted = says(state.inner, "is_deleted"), meta = deleted ? -1 : says(state.inner, "is_meta");
     if (deleted > 0)
         remedy = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
     else if (meta > 0)
         remedy = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
+    else if (state.masked && !deleted && !meta)
+        remedy = TEXT("say what stands in place of masked elements%s, x.detach().to_tensor(0), and give the mask apart "
+                      "where there is a port, x.get_mask()",
+            in_lists ? " for each x in them" : "");
     else if (state.absent && !deleted && !meta && !says(state.inner, "_is_zerotensor"))
         remedy = TEXT("give the tensor that it stands for, or zeros: numpy.zeros(shape, \"float32\")");
     else if (!deleted && !meta)

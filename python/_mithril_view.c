@@ -130,9 +130,9 @@ static const struct {
     {'d', 'f', sizeof(double), 8},
 };
 
-int refuse_elements(module_state *state, const char *name, PyObject *what, const char *fix) {
+int refuse_elements(module_state *state, const char *name, PyObject *what, PyObject *fix) {
     raise_fix(state, MTH_ERROR_TYPE,
-        what ? TEXT("%s has elements of the %U, which arrays can't have", name, what) : NULL, TEXT("%s", fix));
+        what ? TEXT("%s has elements of the %U, which arrays can't have", name, what) : NULL, fix);
     Py_XDECREF(what);
     return -1;
 }
@@ -151,11 +151,11 @@ static int read_format(module_state *s, const char *name, const Py_buffer *b, vi
     v->dtype = dtype_of(v->kind, v->size);
     if (!v->size) {
         const char last = *format ? format[strlen(format) - 1] : 0; /* of a record '}' */
-        return refuse_elements(s, name, TEXT("format '%s'", format),
-            last == '}'                          ? "they are records: give a field of them, x[\"weight\"] say"
-                : strchr(format, 'Z')            ? COMPLEX_FIX
-                : last && strchr("cpsuwx", last) ? "they are texts or bytes: give numbers"
-                                                 : CAST_FIX);
+        const char *fix = last == '}'        ? "they are records: give a field of them, x[\"weight\"] say"
+            : strchr(format, 'Z')            ? COMPLEX_FIX
+            : last && strchr("cpsuwx", last) ? "they are texts or bytes: give numbers"
+                                             : NULL;
+        return refuse_elements(s, name, TEXT("format '%s'", format), fix ? TEXT("%s", fix) : cast_fix(b->obj));
     }
     if (b->itemsize != v->size)
         return refuse_claim(s, name, TEXT("elements of %zd bytes in the format '%s'", b->itemsize, format));

@@ -24,9 +24,10 @@ int view_of_buffer(module_state *, const char *name, const Py_buffer *, view *);
 int view_of_dlpack(module_state *, const char *name, const dlpack_tensor *, view *);
 /* The errors of a shape and of elements that arrays can't have; takes the text, "format 'Zf'". Return -1. */
 int refuse_size(module_state *, const char *name, const view *);
-int refuse_elements(module_state *, const char *name, PyObject *what, const char *fix);
+int refuse_elements(module_state *, const char *name, PyObject *what, PyObject *fix);
 #define COMPLEX_FIX "they are complex: give their parts apart, x.real and x.imag"
-#define CAST_FIX "cast it first: numpy.asarray(x).astype(\"float32\"), or \"int64\" for ids"
+/* What makes numbers of the elements of an object: a cast, where that works. NULL: an exception is set. */
+PyObject *cast_fix(PyObject *);
 
 const char *view_dtype_name(const view *); /* that of the elements, "uint8" */
 mth_dtype view_dtype(const view *);        /* that of an array with such elements, unless another is asked for */

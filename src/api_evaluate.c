@@ -150,7 +150,7 @@ static mth_status check_mask(const mth_array *array, const char *name) {
                                 : NULL;
     for (int64_t i = 0; !status && i < n; i++) {
         const double number = mth__dtype_load(array->dtype, values, i);
-        if (number != 0 && number != 1) status = mth__mask_error(number, name, "");
+        if (number != 0 && number != 1) status = mth__mask_error(number, name, "", "");
     }
     mth__free(gathered);
     return status;

@@ -9,7 +9,7 @@ int64_t mth__mask_fault(double number) {
 }
 
 /* The fix goes by the number: each is right for masks of the kind that has such numbers. */
-mth_status mth__mask_error(double number, const char *holder, const char *where) {
+mth_status mth__mask_error(double number, const char *holder, const char *more, const char *where) {
     char text[32] = "";
     const char *end;
     for (int digits = 1; digits <= 17; digits++) { /* as few as tell it from 0 and 1 */
@@ -21,8 +21,8 @@ mth_status mth__mask_error(double number, const char *holder, const char *where)
           "mask == 0"
         : number > 0 ? "give booleans, true where a key counts: mask != 0, if all but 0 shows a key"
                      : "give booleans, true where a key counts: mask == 1, if NaN hides one";
-    return FAIL(
-        MTH_ERROR_VALUE, F("the mask has values other than 0 and 1: %s%s holds %s", holder, where, text), F("%s", fix));
+    return FAIL(MTH_ERROR_VALUE,
+        F("the mask has values other than 0 and 1: %s%s holds %s%s", holder, where, text, more), F("%s", fix));
 }
 
 mth_status mth__fault_error(const mth__op *op, int64_t value, const char *more, int64_t limit, const char *where) {
@@ -30,7 +30,7 @@ mth_status mth__fault_error(const mth__op *op, int64_t value, const char *more, 
     if (!noun) {
         double number;
         memcpy(&number, &value, sizeof number);
-        return mth__mask_error(number, op->name, where);
+        return mth__mask_error(number, op->name, more, where);
     }
     const char *plural = noun[strlen(noun) - 1] == 's' ? "es" : "s";
     return FAIL(MTH_ERROR_VALUE,

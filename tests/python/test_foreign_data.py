@@ -425,3 +425,25 @@ def test_no_protocol_gives_writable_memory(backend):
         assert memoryview(shared).readonly and not np.asarray(shared).flags.writeable
     empty = backend.zeros(0, 3)
     assert np.from_dlpack(empty).shape == np.from_dlpack(empty, copy=True).shape == (0, 3)
+
+
+def test_fixes_of_elements_do_work(backend):
+    """A cast is offered where it works, and what it gives is taken; else another way, which is one."""
+    objects = lambda *elements: np.array([*elements, None], object)[:-1]
+    for given in (objects(1, 2.5), objects("1.5", "2"), objects(*[7] * 3)):
+        assert "numpy.asarray(x).astype" in refused(lambda: backend.array(given)).fix
+        assert np.array_equal(np.asarray(backend.array(given.astype("float32"))), given.astype("float32"))
+    endless = np.broadcast_to(objects(3), (2**40,))
+    assert "numpy.asarray(x).astype" in refused(lambda: backend.array(endless)).fix
+    lists = objects([1], [2, 3])
+    assert "give x.tolist()" in refused(lambda: backend.array(lists)).fix
+    assert np.array_equal(np.asarray(backend.array(objects([1, 0], [2, 3]).tolist())), [[1, 0], [2, 3]])
+    given = objects(1 + 2j, 3)
+    assert 'y.real and y.imag of y = numpy.asarray(x).astype("complex64")' in refused(lambda: backend.array(given)).fix
+    parts = np.asarray(given).astype("complex64")
+    assert np.array_equal(np.asarray(backend.array(parts.real)), [1, 3])
+    assert np.array_equal(np.asarray(backend.array(parts.imag)), [2, 0])
+    for given in (objects("a"), objects({}), (ctypes.POINTER(ctypes.c_int) * 2)(), np.array(["a"], "T")):
+        assert refused(lambda: backend.array(given)).fix == "give numbers: no cast makes any of these elements"
+    given = np.array(["1.5"], "T")
+    assert "numpy.asarray(x).astype" in refused(lambda: backend.array(given)).fix

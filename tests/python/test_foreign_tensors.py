@@ -105,6 +105,19 @@ def test_torch(backend):
     refused(lambda: backend.array(torch.zeros((), dtype=torch.int8).expand(2**31, 2**31)), "2^62")
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
+def test_masked_tensors_of_torch(backend):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    shown = torch.tensor(X > 0)
+    for gradients in (False, True):
+        x = torch.masked.masked_tensor(torch.tensor(X), shown, requires_grad=gradients)
+        for given in (x, [x]):
+            assert "x.detach().to_tensor(0)" in refused(lambda: backend.array(given), "mask").fix
+        values = np.asarray(backend.array(x.detach().to_tensor(0)))
+        assert np.array_equal(values, np.where(X > 0, X, 0))
+        assert np.array_equal(np.asarray(backend.array(x.get_mask())), X > 0)
+
+
 def test_transforms_of_torch(backend):
     """Inside of grad and vmap a tensor has no memory, detached or not: what the fix offers gives its values."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -236,6 +249,15 @@ def test_jax(backend, relu):
     assert "jax.numpy.copy(x)" in refused(lambda: backend.array(gone), "deleted").fix
     assert np.array_equal(np.asarray(backend.array(kept)), X)
     assert np.array_equal(np.asarray(jax.dlpack.from_dlpack(backend.array(x))), X)
+
+
+def test_random_keys_of_jax(backend):
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    key = jax.random.key(5)
+    assert refused(lambda: backend.array(key)).fix == "pass jax.random.key_data(x)"
+    assert refused(lambda: backend.array([key, key])).fix == "give jax.random.key_data(x) for each x in them"
+    assert np.array_equal(np.asarray(backend.array(jax.random.key_data(key))), [0, 5])
+    assert np.array_equal(np.asarray(backend.array([jax.random.key_data(key)] * 2)), [[0, 5]] * 2)
 
 
 def test_tracers_of_jax(backend, relu):

@@ -350,6 +350,16 @@ def test_masks_of_numbers(mesh):
             with pytest.raises(ml.errors.MithrilValueError, match="values other than 0 and 1") as caught:
                 compiled.evaluate(params, {"x": X, "m": mask})
             assert caught.value.op == "multi_head_attention_0"
+    for dtype, other, said in (
+        ("int32", 2**24 + 1, r"16777217"),
+        ("int32", -(2**24) - 1, r"-16777217"),
+        ("int64", 2**32 + 1, r"(4294967297|2147483647 or above)"),  # XLA's modules tell 32 bits
+        ("int64", -(2**32), r"(-4294967296|-2147483647 or below)"),
+    ):
+        mask = MASK.astype(dtype)
+        mask[0, 1] = other
+        with pytest.raises(ml.errors.MithrilValueError, match=f"holds {said}\n"):
+            compiled.evaluate(params, {"x": X, "m": mask})
     added = np.where(MASK, 0, -np.inf).astype(np.float32)  # torch's additive form
     with pytest.raises(ml.errors.MithrilValueError, match="give mask == 0"):
         compiled.evaluate(params, {"x": X, "m": added})

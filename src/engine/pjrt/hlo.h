@@ -135,6 +135,9 @@ mth__hlo_val mth__hlo_start(mth__hlo *, const mth__hlo_part *, int dim); /* i32 
 mth__hlo_val mth__hlo_size(mth__hlo *, const mth__hlo_part *, int dim);
 /* The global index of each element along a dimension: i32, (local.dim[dim]): start + iota * step. */
 mth__hlo_val mth__hlo_index(mth__hlo *, const mth__hlo_part *, int dim);
+/* Integers as i32. One that does not fit becomes the smallest or the largest i32, which is outside of every table and
+   in no mask. */
+mth__hlo_val mth__hlo_narrow(mth__hlo *, mth__hlo_val);
 /* The run-time check that no real element is `bad` (of a part); `value` (i32) is what the error says of one that is. */
 void mth__hlo_report(mth__hlo *, const mth__hlo_part *, mth__hlo_val bad, mth__hlo_val value, int64_t limit);
 /* A mask of the part's local shape that is true on real elements; `dims` has a bit for each dimension that counts.

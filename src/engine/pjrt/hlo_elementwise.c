@@ -138,11 +138,17 @@ void mth__hlo_elementwise_row(mth__hlo_call *call) {
     for (int k = 0; k < call->nout; k++) call->out[k].value = y[k];
 }
 
-/* Compares the bits, since a CPU may take the smallest floats for 0. */
+/* Of floating numbers compares the bits, since a CPU may take the smallest for 0. */
 void mth__hlo_mask_row(mth__hlo_call *call) {
     mth__hlo *hlo = call->hlo;
     const mth__hlo_operand *in = &call->in[0];
     const mth__shape shape = in->value.shape;
+    if (mth_dtype_get_class(in->value.dtype) == MTH_CLASS_INTEGER) {
+        mth__hlo_val number = mth__hlo_narrow(hlo, in->value), parity = mth__hlo_binary_scalar(hlo, "and", number, 1);
+        call->out[0].value = mth__hlo_compare(hlo, "EQ", number, mth__hlo_splat(hlo, MTH_INT32, shape, 1));
+        mth__hlo_report(hlo, in->part, mth__hlo_compare(hlo, "NE", number, parity), number, 0);
+        return;
+    }
     mth__hlo_val bits = mth__hlo_line(hlo, MTH_INT32, shape, "stablehlo.bitcast_convert %s : (%s) -> %s",
         mth__hlo_name(hlo->arena, mth__hlo_convert(hlo, MTH_FLOAT32, in->value)),
         mth__hlo_type(hlo->arena, MTH_FLOAT32, shape), mth__hlo_type(hlo->arena, MTH_INT32, shape));

@@ -98,8 +98,7 @@ mth__hlo_val mth__hlo_start_of(mth__hlo_call *call, int k) {
 }
 
 /* ---------------------------------------------------------------- ids */
-/* Ids as i32. An id that does not fit becomes the smallest or the largest i32, which is outside of every table. */
-static mth__hlo_val narrow(mth__hlo *hlo, mth__hlo_val ids) {
+mth__hlo_val mth__hlo_narrow(mth__hlo *hlo, mth__hlo_val ids) {
     if (ids.dtype == MTH_INT32) return ids;
     ids = mth__hlo_binary_scalar(hlo, "maximum", mth__hlo_binary_scalar(hlo, "minimum", ids, INT32_MAX), INT32_MIN);
     return mth__hlo_convert(hlo, MTH_INT32, ids);
@@ -120,7 +119,7 @@ void mth__hlo_report(mth__hlo *hlo, const mth__hlo_part *part, mth__hlo_val bad,
 /* The operand's ids, and the run-time check that all real ones are in [0, limit). */
 static mth__hlo_val checked_ids(mth__hlo *hlo, const mth__hlo_operand *ids, int64_t limit) {
     const mth__shape shape = ids->value.shape;
-    mth__hlo_val id = narrow(hlo, ids->value),
+    mth__hlo_val id = mth__hlo_narrow(hlo, ids->value),
                  bad = mth__hlo_compare(hlo, "LT", id, mth__hlo_splat(hlo, MTH_INT32, shape, 0));
     if (limit <= INT32_MAX)
         bad = mth__hlo_binary(

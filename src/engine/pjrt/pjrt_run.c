@@ -112,11 +112,13 @@ static mth_status call(mth__executable *executable, mth__job *job) {
 /* ---------------------------------------------------------------- checks of ids */
 static mth_status check_error(const mth__executable *executable, const mth__id_check *check, int64_t id) {
     const mth__instr *instruction = check->instr->instr;
-    /* modules tell no more than 32 bits: of a mask those of a float32 */
-    const bool is_id = instruction->op->index_name;
-    const char *more = id == INT32_MAX ? " or above" : id == INT32_MIN + 1 ? " or below" : "";
-    const int64_t value = is_id ? id : mth__mask_fault(mth__dtype_load(MTH_FLOAT32, &(int32_t){(int32_t)id}, 0));
-    mth_status status = mth__fault_error(instruction->op, value, is_id ? more : "", check->limit, "");
+    /* modules tell no more than 32 bits: of a mask of floating numbers those of a float32 */
+    const bool is_id = instruction->op->index_name,
+               is_real = !is_id && mth__is_float(executable->segments->slot.at[check->instr->in[0]].any->dtype);
+    const char *more = is_real ? "" : id == INT32_MAX ? " or above" : id == INT32_MIN + 1 ? " or below" : "";
+    const int32_t bits = (int32_t)id;
+    const int64_t value = is_id ? id : mth__mask_fault(is_real ? mth__dtype_load(MTH_FLOAT32, &bits, 0) : (double)id);
+    mth_status status = mth__fault_error(instruction->op, value, more, check->limit, "");
     status = mth__error_source(mth__error_operator(status, instruction->label.module), instruction->label.source);
     for (int k = 0; k < check->instr->nin; k++) {
         const mth__program_value *operand = executable->segments->slot.at[check->instr->in[k]].any;
