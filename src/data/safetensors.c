@@ -327,8 +327,7 @@ static mth_status read_body(void *context) {
     mth_status status = open_regular(reading->file.path, &reading->file);
     if (!status) status = read_header(&reading->file, arena);
     if (!status) list_tensors(arena, &reading->file);
-    for (size_t i = 0; !status && i < reading->count; i++)
-        status = mth__error_operator(read_array(reading, &reading->wish[i]), reading->wish[i].tensor);
+    for (size_t i = 0; !status && i < reading->count; i++) status = read_array(reading, &reading->wish[i]);
     mth__arena_free(arena);
     return status;
 }

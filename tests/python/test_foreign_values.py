@@ -2,6 +2,7 @@
 
 import collections
 import ctypes
+import functools
 import itertools
 import os
 import pathlib
@@ -252,7 +253,8 @@ def test_names_of_tensors(tmp_path):
     model = one_block(ml.Relu(), input="x", output="y")
     for other in (None, CBackend(device_mesh=(1,)), model, {"w": 1}):
         refused(lambda: ml.read_safetensors(other, None, path, {}), "ml.compile(model, backend)")
-    for call in (lambda: read({}), lambda: read({3: "w"})):
+    mistakes = [{}, {3: "w"}, *({"linear_0.weight": name} for name in ("zz", "", "b", ("w", True)))]
+    for call in [functools.partial(read, names) for names in mistakes]:
         with pytest.raises(ml.MithrilError) as caught:
             call()
         assert caught.value.op == "read_safetensors" and str(caught.value).startswith("read_safetensors: ")
