@@ -97,6 +97,8 @@ def loss(rows, classes):
 LENGTHS = {  # name: (case, bound in units of 2^-24 of the largest result, XLA's where it is another)
     "product 36 x 64, 49152 terms": (lambda: product(36, 64, 49152), 12),
     "product 2 x 2, 2^22 terms": (lambda: product(2, 2, LONG), 12),
+    "product 65 x 49, 16384 terms": (lambda: product(65, 49, 2**14), 12, 24),
+    "product 1 x 7, 4096 terms": (lambda: product(1, 7, 2**12), 12),
     "product of vectors, 2^22 terms": (lambda: product(1, 1, LONG), 12),
     "product 1 x 4, 2^22 terms": (lambda: product(1, 4, LONG), 12),
     "product 4 x 1, 2^16 terms": (lambda: product(4, 1, 2**16), 12, 24),
@@ -105,6 +107,7 @@ LENGTHS = {  # name: (case, bound in units of 2^-24 of the largest result, XLA's
     "weight 2 x 2, batch of 2^22": (lambda: weight(2, 2, LONG), 12),
     "weight 1 x 16, batch of 1000003": (lambda: weight(1, 16, 1000003), 12, 24),
     "weight 16 x 16, batch of 2^18": (lambda: weight(16, 16, 2**18), 12, 24),
+    "weight 64 x 65, batch of 2^14": (lambda: weight(64, 65, 2**14), 12, 24),
     "sum of a row of 2^22": (lambda: total(ml.Sum(), (LONG,)), 12),
     "sums of 4 columns of 2^22": (lambda: total(ml.Sum(axis=0), (LONG, 4)), 12),
     "sums of 2^15 columns of 2^12": (lambda: total(ml.Sum(axis=0), (2**12, 2**15)), 12),
