@@ -164,7 +164,7 @@ static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfl
 
 static mth_array *array_of_dlpack(const conversion *target, PyObject *object, PyObject *method, refusal *reason) {
     /* torch shares memory whose negatives are the values, with no word */
-    const int negative = says(object, "is_neg");
+    const int negative = attribute_is_true(object, "is_neg");
     if (negative < 0) return NULL;
     PyObject *capsule = negative ? NULL : ask_for_capsule(method);
     if (!capsule) {
@@ -247,7 +247,7 @@ static void *raise_not_array(module_state *state, PyObject *object, const char *
 
 static mth_array *array_of_foreign(const conversion *target, PyObject *object, refusal *reason) {
     mth_array *array = PyObject_CheckBuffer(object) ? array_of_buffer(target, object, 0, reason) : NULL;
-    const char *why = array || PyErr_Occurred() ? NULL : withheld(object);
+    const char *why = array || PyErr_Occurred() ? NULL : why_not_taken(object);
     if (why) { /* torch shares what lies anywhere of some of them, with no word */
         PyErr_SetString(PyExc_BufferError, why);
         note_refusal(reason);
@@ -323,7 +323,7 @@ static int visit_masked(const void *walk, PyObject *element) {
     const list_walk *lists = walk;
     if (PyFloat_Check(element) || PyLong_Check(element)) return 0;
     const int masked = is_masked(lists->state, element, NULL, lists->name);
-    const char *why = masked ? NULL : withheld(element);
+    const char *why = masked ? NULL : why_not_taken(element);
     if (why)
         raise_fix(lists->state, MTH_ERROR_TYPE, TEXT("%s holds what can't be taken: %s", lists->name, why),
             remedy_of(element, true, "give numbers, or arrays of one shape"));

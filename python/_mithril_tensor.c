@@ -1,8 +1,9 @@
-/* What tensors of other libraries say of themselves where their memory, as protocols share it, is not all of it. */
+/* Tensors of torch and jax whose values can't simply be read from their memory: wrapped, masked, traced, sparse, or
+ * without memory. Why each is refused, and the expression that gives its values. */
 #include "_mithril_view.h"
 #include <string.h>
 
-int says(PyObject *object, const char *name) {
+int attribute_is_true(PyObject *object, const char *name) {
     PyObject *value, *result;
     int found = find_attribute(object, name, &value);
     if (found < 1) return found;
@@ -16,8 +17,9 @@ int says(PyObject *object, const char *name) {
 }
 
 /* ---------------------------------------------------------------- torch's tensors */
-/* The result; NULL also where an exception was raised that doesn't stop. */
-static PyObject *quiet(PyObject *result) {
+/* The result of a call. Where the call raised an exception, this is NULL, and the exception is dropped unless it has to
+ * reach the user (KeyboardInterrupt, SystemExit). */
+static PyObject *null_if_raised(PyObject *result) {
     PyObject *raised = !result && PyErr_Occurred() ? take_exception() : NULL;
     Py_XDECREF(raised);
     return result;
@@ -29,7 +31,7 @@ static PyObject *torch_of(PyObject *object) {
     PyObject *type = torch ? PyObject_GetAttrString(torch, "Tensor") : NULL;
     if (!type || PyObject_IsInstance(object, type) != 1) Py_CLEAR(torch);
     Py_XDECREF(name), Py_XDECREF(type);
-    return quiet(torch);
+    return null_if_raised(torch);
 }
 
 /* The tensor around which a transform of torch.func has wrapped this one; NULL: there is none. */
@@ -38,7 +40,7 @@ static PyObject *out_of_transforms(PyObject *torch, PyObject *tensor) {
     PyObject *inner = functions ? PyObject_CallMethod(functions, "debug_unwrap", "O", tensor) : NULL;
     Py_XDECREF(functions);
     if (inner == tensor) Py_CLEAR(inner);
-    return quiet(inner);
+    return null_if_raised(inner);
 }
 
 /* The values of a tensor that has a tangent beside them; NULL: it has none. */
@@ -49,7 +51,7 @@ static PyObject *out_of_dual(PyObject *torch, PyObject *tensor) {
     PyObject *tangent = pair ? PyObject_GetAttrString(pair, "tangent") : NULL;
     PyObject *value = tangent && tangent != Py_None ? PyObject_GetAttrString(pair, "primal") : NULL;
     Py_XDECREF(autograd), Py_XDECREF(forward), Py_XDECREF(pair), Py_XDECREF(tangent);
-    return quiet(value);
+    return null_if_raised(value);
 }
 
 /* Whether an attribute of torch's is something else than "torch." and each of the usual names. */
@@ -73,18 +75,18 @@ static int has_own_layout(PyObject *object) {
 
 /* Whether it has floating numbers that NumPy does not know. */
 static int is_float_of_torch(PyObject *object) {
-    const int floating = says(object, "is_floating_point");
+    const int floating = attribute_is_true(object, "is_floating_point");
     return floating > 0 ? is_unusual(object, "dtype", (const char *const[]){"float16", "float32", "float64", NULL})
                         : floating;
 }
 
 /* Strided, with elements and no address. Of meta tensors torch itself says so. */
 static int lacks_memory(PyObject *tensor) {
-    int known = says(tensor, "data_ptr");
+    int known = attribute_is_true(tensor, "data_ptr");
     if (!known) known = has_own_layout(tensor);
-    if (!known) known = says(tensor, "is_meta");
+    if (!known) known = attribute_is_true(tensor, "is_meta");
     if (known) return known < 0 ? -1 : 0;
-    PyObject *elements = quiet(PyObject_CallMethod(tensor, "numel", NULL));
+    PyObject *elements = null_if_raised(PyObject_CallMethod(tensor, "numel", NULL));
     const int some = PyErr_Occurred() ? -1 : !elements || PyObject_IsTrue(elements);
     Py_XDECREF(elements);
     return some;
@@ -93,7 +95,7 @@ static int lacks_memory(PyObject *tensor) {
 /* Whether it has a mask beside its values. */
 static int is_masked_tensor(PyObject *torch, PyObject *tensor) {
     PyObject *masked = PyObject_GetAttrString(torch, "masked");
-    PyObject *is = quiet(masked ? PyObject_CallMethod(masked, "is_masked_tensor", "O", tensor) : NULL);
+    PyObject *is = null_if_raised(masked ? PyObject_CallMethod(masked, "is_masked_tensor", "O", tensor) : NULL);
     const int found = is == Py_True;
     Py_XDECREF(masked), Py_XDECREF(is);
     return found;
@@ -104,20 +106,20 @@ typedef struct {
     int transform, dual, masked, absent;
 } tensor_state;
 
-static int enter(tensor_state *state, PyObject *inner) {
+static int unwrap_to(tensor_state *state, PyObject *inner) {
     if (!inner) return 0;
     Py_DECREF(state->inner);
     state->inner = inner;
     return 1;
 }
 
-/* -1: an exception that stops is set; else `inner` is a new reference. */
-static int look_at(PyObject *object, tensor_state *state) {
+/* Finds out what the object is. -1: an exception is set that has to reach the user; else `inner` is a new reference. */
+static int examine(PyObject *object, tensor_state *state) {
     *state = (tensor_state){Py_NewRef(object), 0, 0, 0, 0};
     PyObject *torch = torch_of(object), *inner = torch ? out_of_transforms(torch, object) : NULL;
-    state->transform = enter(state, inner);
+    state->transform = unwrap_to(state, inner);
     inner = torch && !PyErr_Occurred() ? out_of_dual(torch, state->inner) : NULL;
-    state->dual = enter(state, inner);
+    state->dual = unwrap_to(state, inner);
     if (torch && !PyErr_Occurred()) state->masked = is_masked_tensor(torch, state->inner);
     if (torch && !state->masked && !PyErr_Occurred()) state->absent = lacks_memory(state->inner);
     Py_XDECREF(torch);
@@ -126,9 +128,9 @@ static int look_at(PyObject *object, tensor_state *state) {
     return -1;
 }
 
-const char *withheld(PyObject *object) {
+const char *why_not_taken(PyObject *object) {
     tensor_state state;
-    if (look_at(object, &state)) return NULL;
+    if (examine(object, &state)) return NULL;
     Py_DECREF(state.inner);
     if (state.transform)
         return "it is a tensor inside of a transform of torch.func, which ends here: its values alone can be taken";
@@ -159,7 +161,7 @@ static PyObject *readable_form(const tensor_state *state) {
         {"is_xpu", ".cpu()"},
     };
     for (size_t i = 0; form && i < sizeof steps / sizeof *steps; i++) {
-        int found = steps[i].state ? says(state->inner, steps[i].state) : has_own_layout(state->inner);
+        int found = steps[i].state ? attribute_is_true(state->inner, steps[i].state) : has_own_layout(state->inner);
         PyObject *before = form;
         if (found) form = found > 0 ? TEXT("%U%s", before, steps[i].step) : NULL;
         if (found) Py_DECREF(before);
@@ -187,23 +189,23 @@ static PyObject *pass_form(const tensor_state *state, bool in_lists) {
     return remedy;
 }
 
-/* What jax traces has no values. */
+/* A tracer stands for an array while jax compiles a function, and has no values. */
 static int is_tracer(PyObject *object) {
     PyObject *name = PyUnicode_FromString("jax.core"), *core = name ? PyImport_GetModule(name) : NULL;
     PyObject *type = core ? PyObject_GetAttrString(core, "Tracer") : NULL;
     const int found = type ? PyObject_IsInstance(object, type) : 0;
     Py_XDECREF(name), Py_XDECREF(core), Py_XDECREF(type);
-    quiet(NULL);
+    null_if_raised(NULL);
     return PyErr_Occurred() ? -1 : found > 0;
 }
 
-/* Keys of jax's random numbers have bits, and no values. */
+/* A key of jax.random has no numbers to take; its bits are jax.random.key_data. */
 static int is_random_key(PyObject *object) {
     PyObject *name = PyUnicode_FromString("jax"), *jax = name ? PyImport_GetModule(name) : NULL, *dtype = NULL;
     int found = jax ? find_attribute(object, "dtype", &dtype) : 0;
     PyObject *dtypes = found == 1 ? PyObject_GetAttrString(jax, "dtypes") : NULL;
     PyObject *kind = dtypes ? PyObject_GetAttrString(dtypes, "prng_key") : NULL;
-    PyObject *is = quiet(kind ? PyObject_CallMethod(dtypes, "issubdtype", "OO", dtype, kind) : NULL);
+    PyObject *is = null_if_raised(kind ? PyObject_CallMethod(dtypes, "issubdtype", "OO", dtype, kind) : NULL);
     found = is == Py_True;
     Py_XDECREF(name), Py_XDECREF(jax), Py_XDECREF(dtype), Py_XDECREF(dtypes), Py_XDECREF(kind), Py_XDECREF(is);
     return PyErr_Occurred() ? -1 : found;
@@ -217,9 +219,10 @@ PyObject *remedy_of(PyObject *object, bool in_lists, const char *otherwise) {
     const int key = traced ? 0 : is_random_key(object);
     if (key > 0)
         return TEXT(in_lists ? "give jax.random.key_data(x) for each x in them" : "pass jax.random.key_data(x)");
-    if (traced || key || look_at(object, &state)) return NULL;
+    if (traced || key || examine(object, &state)) return NULL;
     PyObject *remedy = NULL;
-    const int deleted = says(state.inner, "is_deleted"), meta = deleted ? -1 : says(state.inner, "is_meta");
+    const int deleted = attribute_is_true(state.inner, "is_deleted"),
+              meta = deleted ? -1 : attribute_is_true(state.inner, "is_meta");
     if (deleted > 0)
         remedy = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
     else if (meta > 0)
@@ -228,7 +231,7 @@ PyObject *remedy_of(PyObject *object, bool in_lists, const char *otherwise) {
         remedy = TEXT("say what stands in place of masked elements%s, x.detach().to_tensor(0), and give the mask apart "
                       "where there is a port, x.get_mask()",
             in_lists ? " for each x in them" : "");
-    else if (state.absent && !deleted && !meta && !says(state.inner, "_is_zerotensor"))
+    else if (state.absent && !deleted && !meta && !attribute_is_true(state.inner, "_is_zerotensor"))
         remedy = TEXT("give the tensor that it stands for, or zeros: numpy.zeros(shape, \"float32\")");
     else if (!deleted && !meta)
         remedy = pass_form(&state, in_lists);

@@ -37,12 +37,11 @@ int view_is_direct(const view *, mth_dtype);
    range, a finite number that would become infinite; -1 where there is none. Fails where it is interrupted. Needs no
    GIL. */
 mth_status view_pack(const view *v, mth_dtype, void *to, int64_t *lost);
-/* What an object says of itself: an attribute, or what it gives when it is called, as a truth; 0 also where there is
-   none. -1: an exception that stops. */
-int says(PyObject *, const char *name);
-/* Why the memory that a tensor of torch shares is not what the tensor is; NULL: it is, or an exception that stops is
-   set. */
-const char *withheld(PyObject *);
+/* Whether the object's attribute is true, or what the attribute returns where it is a method; 0 where there is none.
+   -1: an exception is set that has to reach the user (KeyboardInterrupt, SystemExit). */
+int attribute_is_true(PyObject *, const char *name);
+/* Why a tensor of torch can't be read from the memory that it shares; NULL: it can, or an exception is set. */
+const char *why_not_taken(PyObject *);
 /* What mends an object x that gives no data, alone or in lists, where NumPy must know torch's floating numbers. NULL:
    an error is set. */
 PyObject *remedy_of(PyObject *, bool in_lists, const char *otherwise);

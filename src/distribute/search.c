@@ -17,7 +17,7 @@ static const double EQUAL = 1e-9;    /* relative: costs that differ by less do n
 
 typedef struct {
     double seconds, bytes;
-    int said; /* choices that are not 0 */
+    int changes; /* choices that are not 0 */
 } price;
 typedef struct {
     uint8_t *choice;
@@ -151,7 +151,7 @@ static price plan(search_pass *pass, const uint8_t *choice) {
     mth_status status = mth__distribute(graph, &pass->options, MTH__PASS_SHARD, MTH__PASS_RESHARD);
     if (!status) {
         cost = sum(pass);
-        for (int k = 0; k < pass->groups; k++) cost.said += choice[k] != 0;
+        for (int k = 0; k < pass->groups; k++) cost.changes += choice[k] != 0;
     } else if (!pass->status)
         pass->status = status;
     else
@@ -191,7 +191,7 @@ static bool better(price a, price b) {
     double apart = EQUAL * (a.seconds + b.seconds);
     if (a.seconds < b.seconds - apart || a.seconds > b.seconds + apart) return a.seconds < b.seconds;
     if (a.bytes < b.bytes * (1 - EQUAL) || a.bytes > b.bytes * (1 + EQUAL)) return a.bytes < b.bytes;
-    return a.said < b.said;
+    return a.changes < b.changes;
 }
 
 /* ---------------------------------------------------------------- descent */

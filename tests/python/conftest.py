@@ -1,9 +1,10 @@
-"""Which engine a test runs on: CBackend, unless it says otherwise by support.both_engines."""
+"""Fixtures of several files. A test runs on CBackend, unless it says otherwise by support.both_engines."""
 
 import functools
 
 import pytest
 
+import mithril as ml
 import support
 from mithril import MithrilError
 from mithril.backends import CBackend, JaxBackend, ReferenceBackend
@@ -35,3 +36,15 @@ def xla():
     if missing():
         pytest.skip(f"no XLA: {missing()}")
     return JaxBackend
+
+
+@pytest.fixture
+def backend():
+    """Two devices of CBackend."""
+    return CBackend(device_mesh=(2,))
+
+
+@pytest.fixture
+def relu():
+    """A model of one Relu, from x to y, on two devices."""
+    return support.compile_on((2,), support.one_block(ml.Relu(), input="x", output="y"))

@@ -16,11 +16,6 @@ from support import compile_on, one_block, random
 X = random(2, 4)
 
 
-@pytest.fixture
-def backend():
-    return CBackend(device_mesh=(2,))
-
-
 def linear():
     return one_block(ml.Linear(4), input="x", output="y")
 

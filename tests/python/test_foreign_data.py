@@ -9,23 +9,11 @@ import numpy as np
 import pytest
 
 import foreign
-import mithril as ml
 from foreign import BFLOAT, BOOL, COMPLEX, IS_COPIED, READ_ONLY, Producer, export, refused, tensor_of
-from mithril.backends import CBackend
-from support import compile_on, one_block, random
+from support import random
 
 X = random(6, 8)
 LOW, HIGH = -(2**63), 2**63 - 1
-
-
-@pytest.fixture
-def backend():
-    return CBackend(device_mesh=(2,))
-
-
-@pytest.fixture
-def relu():
-    return compile_on((2,), one_block(ml.Relu(), input="x", output="y"))
 
 
 # ---------------------------------------------------------------- memory that is described truly

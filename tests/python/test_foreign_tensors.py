@@ -6,22 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-import mithril as ml
 from foreign import Producer, refused
-from mithril.backends import CBackend
-from support import compile_on, one_block, random
+from support import random
 
 X = random(6, 8)
-
-
-@pytest.fixture
-def backend():
-    return CBackend(device_mesh=(2,))
-
-
-@pytest.fixture
-def relu():
-    return compile_on((2,), one_block(ml.Relu(), input="x", output="y"))
 
 
 class Parts:

@@ -20,16 +20,6 @@ from support import compile_on, one_block, random
 X = random(6, 8)
 
 
-@pytest.fixture
-def backend():
-    return CBackend(device_mesh=(2,))
-
-
-@pytest.fixture
-def relu():
-    return compile_on((2,), one_block(ml.Relu(), input="x", output="y"))
-
-
 # ---------------------------------------------------------------- what stands for more than its memory
 @pytest.mark.filterwarnings("ignore:Warning. converting a masked element")  # NumPy's own, of one among floats
 def test_masked_arrays(backend, relu):
