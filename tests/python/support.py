@@ -3,6 +3,9 @@
 import math
 import os
 import signal
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -78,6 +81,60 @@ def in_child(work):
         said = pipe.read()
     status = os.waitpid(child, 0)[1]
     return said if status == 0 else f"ended by {status}, said {said!r}"
+
+
+# ---------------------------------------------------------------- alarms
+# Time below is what the process computes: how much others on the machine compute meanwhile does not count.
+def computed(call, after=math.inf):
+    """The seconds that a call computes, and whether an alarm ended it, which comes once it has computed for `after`.
+    Another thread sends the alarm. It has the interpreter only while the call lets go of it, so that no alarm comes
+    before the call begins."""
+
+    def handler(*_):
+        if not over.is_set():
+            raise TimeoutError
+
+    def strike():
+        with before_call:
+            while not over.is_set() and time.process_time() - began < after:
+                time.sleep(0.0005)
+            if not over.is_set():
+                os.kill(os.getpid(), signal.SIGALRM)
+
+    over, before_call, ended = threading.Event(), threading.Lock(), False
+    striker = threading.Thread(target=strike, daemon=True)
+    interval, old = sys.getswitchinterval(), signal.signal(signal.SIGALRM, handler)
+    try:
+        with before_call:
+            striker.start()
+            sys.setswitchinterval(60)
+            began = time.process_time()
+        call()
+        over.set()
+    except TimeoutError:
+        ended = True
+    finally:
+        took = time.process_time() - began
+        over.set()
+        sys.setswitchinterval(interval)
+        striker.join()
+        signal.signal(signal.SIGALRM, old)
+    return took, ended
+
+
+def check_that_alarms_end(make, after, check=lambda: None):
+    """Of a call that make() makes, an alarm once `after` of it is computed ends it then, and not when all is done; what
+    check() asserts holds whenever one was ended. Whole calls and ended ones are measured in turns, the least of each."""
+    whole, taken = [], []
+    for _ in range(12):
+        whole.append(computed(make())[0])
+        took, ended = computed(make(), after * min(whole))
+        if ended:
+            taken.append(took)
+            check()
+        if len(taken) >= 3 and min(taken) < 0.5 * min(whole):
+            break
+    assert len(taken) >= 3 and min(taken) < 0.5 * min(whole), (taken, whole)
 
 
 def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e-5, gradient_tolerance=2e-4, skip=()):
