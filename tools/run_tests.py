@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADED = r"test_(api|native|pjrt_record|pjrt_run|program|property|threads|walk|xla)|example_\w+|fuzz_model"
+THREADED = r"test_(api|crew|native|pjrt_record|pjrt_run|program|property|threads|walk|xla)|example_\w+|fuzz_model"
 # With sanitizers. A plugin is not instrumented: it synchronises its threads where nobody can see it. And it is three
 # times as slow: tests that ask XLA for numbers run without one, up to the StableHLO that they make.
 NUMBERS = r"test_hlo\w*"

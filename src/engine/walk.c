@@ -1,21 +1,27 @@
 #include "engine/walk.h"
-#include <pthread.h>
-#include <stdatomic.h>
+#include "base/cores.h"
+#include "base/futex.h"
 #include <string.h>
-#include <time.h>
 
-/* The devices that a collective needs at once. */
+/* Counts of what happened only grow, from run to run: what happens n times in a run has happened in the r-th one when
+ * its count is r * n. So a run begins without touching what has not happened yet, and whoever counts the last of
+ * something, and nobody else, wakes those who sleep until then. */
 typedef struct {
     int n;
     int32_t *member;
-} circle;
+    atomic_uint *past; /* by step: members that have done it. Step 0: they came; the others are the channel's rounds */
+} circle;              /* the devices that a collective needs at once */
+typedef VEC(int32_t) devices;
 /* Where a device stands with a channel. */
 typedef struct {
     const mth__instr *gives, *takes; /* what has its operand, its result; NULL: none */
     mth__channel_part part;          /* of what takes */
     const circle *circle;            /* NULL: sent and received */
-    int readers;                     /* of what it sends: other devices that take some of it */
-    atomic_int came, rounds, taken;  /* what it gives is there; rounds done; readers that have it */
+    devices source, target;  /* the other devices that it takes something of, and that take some of what it sends */
+    atomic_uint sent, taken; /* sources that have sent, targets that have taken */
+    /* the last run that got to it, and of that run: steps and moves that are done, and when it began */
+    unsigned run;
+    int steps, moves;
     int64_t begin;
 } seat;
 /* Started instructions of a stream, in order: those from `first` to `end` are not finished, the first is under way. */
@@ -29,24 +35,28 @@ typedef struct {
     size_t at; /* the next instruction of stream 0 */
     queue stream[MTH__STREAMS];
     const int *awaited; /* by WAIT: the instruction that it waits for */
-    bool *finished;     /* by instruction that was started */
+    unsigned *finished; /* by instruction that was started: the last run in which it was finished */
+    int spin;           /* nanoseconds */
+    atomic_uint asleep;
 } walker;
 struct mth__walk {
     const mth__program *program;
     int count;
     walker *walker;
-    seat *seat; /* [channel * devices + device] */
+    int32_t *device;    /* of each walker */
+    walker **walker_of; /* by device */
+    seat *seat;         /* [channel * devices + device] */
+    bool spins;         /* there is a core for each walker */
     /* of a run */
+    unsigned run;
+    bool under_way; /* so it is still where the last run failed, or goes on in the process that was forked */
     const mth__walk_calls *calls;
     void *context;
     const mth__control *control;
-    /* of threads: asleep are those that found nothing to do since the last change */
-    pthread_mutex_t lock;
-    pthread_cond_t change;
-    unsigned long long changes;
-    int alive, asleep;
-    mth_status failure;
-    bool over;
+    /* of threads */
+    atomic_int left, awake; /* walkers that are not at their end; that, and do not sleep */
+    _Atomic(mth_status) failure;
+    atomic_bool over;
 };
 
 static seat *seat_of(const mth__walk *walk, int channel_number, int device) {
@@ -68,6 +78,7 @@ static void find_circle(mth__arena *arena, mth__walk *walk, int channel_number, 
         memcpy(all->member, of->from.on->device, (size_t)all->n * sizeof *all->member);
     else
         mth__channel_group(of, device, all->member);
+    all->past = NEW_ARRAY(arena, atomic_uint, mth__channel_rounds(of) + 1);
     for (int i = 0; i < all->n; i++) seat_of(walk, channel_number, all->member[i])->circle = all;
 }
 
@@ -79,9 +90,12 @@ static mth_status take_seat(
     if (instruction->nout) own->takes = instruction;
     if (!apart(channel)) find_circle(arena, walk, instruction->channel, device);
     if (!apart(channel) || instruction->nout) TRY(mth__channel_moves(arena, templates, channel, device, &own->part));
-    for (int i = 0; apart(channel) && i < own->part.count; i++)
-        if (own->part.move[i].peer != device && (i == 0 || own->part.move[i - 1].peer != own->part.move[i].peer))
-            seat_of(walk, instruction->channel, own->part.move[i].peer)->readers++;
+    for (int i = 0; apart(channel) && i < own->part.count; i++) {
+        const int peer = own->part.move[i].peer;
+        if (peer == device || (i > 0 && own->part.move[i - 1].peer == peer)) continue;
+        PUSH(arena, own->source, peer);
+        PUSH(arena, seat_of(walk, instruction->channel, peer)->target, device);
+    }
     return NULL;
 }
 
@@ -109,7 +123,7 @@ static mth_status place_role(
     const int *awaited = find_awaited(arena, role);
     for (int k = 0; k < role->ndevice; k++, state++) {
         *state = (walker){.device = role->device[k], .role = role, .awaited = awaited};
-        state->finished = NEW_ARRAY(arena, bool, role->instr.n);
+        state->finished = NEW_ARRAY(arena, unsigned, role->instr.n);
         int started[MTH__STREAMS] = {0};
         for (size_t i = 0; i < role->instr.n; i++) {
             const mth__instr *instruction = &role->instr.at[i];
@@ -132,8 +146,35 @@ mth_status mth__walk_new(mth__arena *arena, const mth__program *program, mth__wa
     walker *next = walk->walker;
     for (size_t k = 0; k < program->role.n; next += program->role.at[k++].ndevice)
         TRY(place_role(arena, &templates, walk, &program->role.at[k], next));
+    walk->device = NEW_ARRAY(arena, int32_t, walk->count);
+    walk->walker_of = NEW_ARRAY(arena, walker *, program->mesh->count);
+    for (int i = 0; i < walk->count; i++) {
+        walk->device[i] = walk->walker[i].device;
+        walk->walker_of[walk->device[i]] = &walk->walker[i];
+    }
+    walk->spins = mth__core_count() >= walk->count;
     *out = walk;
     return NULL;
+}
+
+/* ---------------------------------------------------------------- what happened */
+static bool happened(const mth__walk *walk, const atomic_uint *count, size_t times) {
+    return atomic_load(count) == walk->run * (unsigned)times;
+}
+/* Whether it was the last of these times. */
+static bool count_one(const mth__walk *walk, atomic_uint *count, size_t times) {
+    return atomic_fetch_add(count, 1) + 1 == walk->run * (unsigned)times;
+}
+
+/* What it sleeps for may have happened. Who sleeps counts as awake before it can wake. */
+static void wake(mth__walk *walk, int device) {
+    walker *sleeper = walk->walker_of[device];
+    if (!atomic_load(&sleeper->asleep)) return;
+    atomic_fetch_add(&walk->awake, 1);
+    if (atomic_exchange(&sleeper->asleep, 0))
+        mth__futex_wake(&sleeper->asleep, 1);
+    else
+        atomic_fetch_sub(&walk->awake, 1);
 }
 
 /* ---------------------------------------------------------------- channels */
@@ -148,10 +189,9 @@ static int value_in(const seat *own, mth__move_memory memory) {
 
 static mth_status do_round(mth__walk *walk, int device, int channel_number, seat *own, int round) {
     const mth__control *control = walk->control;
-    for (int i = 0; i < own->part.count; i++) {
-        const mth__channel_move *move = &own->part.move[i];
-        if (move->round != round) continue;
-        const mth__channel *of = &walk->program->channel.at[channel_number];
+    const mth__channel *of = &walk->program->channel.at[channel_number];
+    for (; own->moves < own->part.count && own->part.move[own->moves].round == round; own->moves++) {
+        const mth__channel_move *move = &own->part.move[own->moves];
         mth__walk_move transfer = {of, device, value_in(own, move->to), move->peer,
             value_in(seat_of(walk, channel_number, move->peer), move->from), &move->copy};
         if (control && control->crossing && move->peer != device)
@@ -159,53 +199,49 @@ static mth_status do_round(mth__walk *walk, int device, int channel_number, seat
                 control->crossing_context, of->label, move->peer, device, mth__channel_move_bytes(of, move)));
         TRY((move->reduce ? walk->calls->reduce : walk->calls->move)(walk->context, &transfer));
     }
-    TRY(settle(walk, device));
-    atomic_store_explicit(&own->rounds, round + 1, memory_order_release);
-    return NULL;
+    return settle(walk, device);
 }
 
-/* Have all devices of the circle come, and done so many rounds? */
-static bool all_have(const mth__walk *walk, int channel_number, const circle *all, int rounds) {
-    for (int i = 0; i < all->n; i++) {
-        const seat *own = seat_of(walk, channel_number, all->member[i]);
-        if (!atomic_load_explicit(&own->came, memory_order_acquire) ||
-            atomic_load_explicit(&own->rounds, memory_order_acquire) < rounds)
-            return false;
-    }
-    return true;
-}
-
-static bool all_sent(const mth__walk *walk, int channel_number, const mth__channel_part *part) {
-    for (int i = 0; i < part->count; i++)
-        if (!atomic_load_explicit(&seat_of(walk, channel_number, part->move[i].peer)->came, memory_order_acquire))
-            return false;
-    return true;
+/* Can a device go on with its part in a channel? In a COLLECTIVE, or a START of one, when all have done the step
+ * before; its part is over when all have done the last, and nobody reads its memory any more. */
+static bool may_take_part(const mth__walk *walk, const seat *own) {
+    if (!own->circle) return happened(walk, &own->sent, own->source.n);
+    return own->run != walk->run || own->steps == 0 ||
+        happened(walk, &own->circle->past[own->steps - 1], (size_t)own->circle->n);
 }
 
 /* A COLLECTIVE, or a START of one, as far as it gets. */
 static mth_status together(mth__walk *walk, int device, int channel_number, seat *own, bool *moved, bool *done) {
-    if (!atomic_load_explicit(&own->came, memory_order_relaxed)) {
-        TRY(settle(walk, device));
-        atomic_store_explicit(&own->came, 1, memory_order_release);
+    while (may_take_part(walk, own)) {
+        if (own->steps > own->part.rounds) {
+            *done = true;
+            return NULL;
+        }
+        TRY(own->steps ? do_round(walk, device, channel_number, own, own->steps - 1) : settle(walk, device));
         *moved = true;
+        if (!count_one(walk, &own->circle->past[own->steps++], (size_t)own->circle->n)) continue;
+        for (int i = 0; i < own->circle->n; i++) wake(walk, own->circle->member[i]);
     }
-    for (int round = atomic_load_explicit(&own->rounds, memory_order_relaxed); round < own->part.rounds; round++) {
-        if (!all_have(walk, channel_number, own->circle, round)) return NULL;
-        TRY(do_round(walk, device, channel_number, own, round));
-        *moved = true;
+    return NULL;
+}
+
+static mth_status send(mth__walk *walk, int device, int channel_number) {
+    const seat *own = seat_of(walk, channel_number, device);
+    TRY(settle(walk, device));
+    for (size_t i = 0; i < own->target.n; i++) {
+        seat *other = seat_of(walk, channel_number, own->target.at[i]);
+        if (count_one(walk, &other->sent, other->source.n)) wake(walk, own->target.at[i]);
     }
-    *done = all_have(walk, channel_number, own->circle, own->part.rounds); /* nobody reads its memory any more */
     return NULL;
 }
 
 /* A RECV, or a START of one. */
 static mth_status receive(mth__walk *walk, int device, int channel_number, seat *own, bool *done) {
-    if (!all_sent(walk, channel_number, &own->part)) return NULL;
+    if (!may_take_part(walk, own)) return NULL;
     TRY(do_round(walk, device, channel_number, own, 0));
-    for (int i = 0; i < own->part.count; i++) {
-        const int peer = own->part.move[i].peer;
-        if (peer != device && (i == 0 || own->part.move[i - 1].peer != peer))
-            atomic_fetch_add_explicit(&seat_of(walk, channel_number, peer)->taken, 1, memory_order_acq_rel);
+    for (size_t i = 0; i < own->source.n; i++) {
+        seat *other = seat_of(walk, channel_number, own->source.at[i]);
+        if (count_one(walk, &other->taken, other->target.n)) wake(walk, own->source.at[i]);
     }
     *done = true;
     return NULL;
@@ -225,7 +261,11 @@ static int64_t now(const mth__walk *walk) { return mth__control_recorder(walk->c
 static mth_status take_part(mth__walk *walk, walker *state, size_t at, bool *moved, bool *done) {
     const mth__instr *instruction = &state->role->instr.at[at];
     seat *own = seat_of(walk, instruction->channel, state->device);
-    if (!own->begin) own->begin = now(walk);
+    if (own->run != walk->run) {
+        own->run = walk->run;
+        own->steps = own->moves = 0;
+        own->begin = now(walk);
+    }
     if (own->circle)
         TRY(together(walk, state->device, instruction->channel, own, moved, done));
     else
@@ -237,19 +277,23 @@ static mth_status take_part(mth__walk *walk, walker *state, size_t at, bool *mov
 /* An instruction of any stream, as far as it gets. */
 static mth_status perform(mth__walk *walk, walker *state, size_t at, bool *moved, bool *done) {
     const mth__instr *instruction = &state->role->instr.at[at];
-    if (instruction->kind == MTH__SEND) {
-        TRY(settle(walk, state->device));
-        atomic_store_explicit(&seat_of(walk, instruction->channel, state->device)->came, 1, memory_order_release);
-        *done = true;
-        return NULL;
-    }
-    if (mth__has_channel(instruction)) return take_part(walk, state, at, moved, done);
+    if (mth__has_channel(instruction) && instruction->kind != MTH__SEND) return take_part(walk, state, at, moved, done);
+    *done = true;
+    if (instruction->kind == MTH__SEND) return send(walk, state->device, instruction->channel);
     const int64_t begin = now(walk);
     TRY((instruction->kind == MTH__COPY ? walk->calls->copy : walk->calls->compute)(
         walk->context, state->device, instruction));
     record(walk, state->device, instruction->stream, at, begin);
-    *done = true;
     return NULL;
+}
+
+/* Has what a WAIT waits for happened? */
+static bool is_over(const mth__walk *walk, const walker *state, size_t wait) {
+    const int by = state->awaited[wait];
+    const mth__instr *instruction = &state->role->instr.at[by];
+    if (instruction->kind != MTH__SEND) return state->finished[by] == walk->run;
+    const seat *own = seat_of(walk, instruction->channel, state->device);
+    return happened(walk, &own->taken, own->target.n);
 }
 
 /* Goes on with what has been started, each stream in its order. */
@@ -259,19 +303,10 @@ static mth_status advance_started(mth__walk *walk, walker *state, bool *moved) {
             bool done = false;
             TRY(perform(walk, state, (size_t)waiting->instr[waiting->first], moved, &done));
             if (!done) break;
-            state->finished[waiting->instr[waiting->first]] = true;
+            state->finished[waiting->instr[waiting->first]] = walk->run;
             *moved = true;
         }
     return NULL;
-}
-
-/* Has what a WAIT waits for happened? */
-static bool is_over(const mth__walk *walk, const walker *state, size_t wait) {
-    const int by = state->awaited[wait];
-    const mth__instr *instruction = &state->role->instr.at[by];
-    if (instruction->kind != MTH__SEND) return state->finished[by];
-    const seat *own = seat_of(walk, instruction->channel, state->device);
-    return atomic_load_explicit(&own->taken, memory_order_acquire) == own->readers;
 }
 
 static mth_status advance(mth__walk *walk, walker *state, bool *moved) {
@@ -279,6 +314,7 @@ static mth_status advance(mth__walk *walk, walker *state, bool *moved) {
     for (; state->at < state->role->instr.n; state->at++, *moved = true) {
         const mth__instr *instruction = &state->role->instr.at[state->at];
         bool done = false;
+        if (atomic_load_explicit(&walk->over, memory_order_relaxed)) return NULL;
         if (mth__stop_asked(mth__control_stop(walk->control))) return mth__interrupted();
         if (mth__is_started(instruction)) {
             queue *waiting = &state->stream[instruction->stream];
@@ -293,6 +329,24 @@ static mth_status advance(mth__walk *walk, walker *state, bool *moved) {
         if (!done) return NULL;
     }
     return NULL;
+}
+
+static bool may_perform(const mth__walk *walk, const walker *state, size_t at) {
+    const mth__instr *instruction = &state->role->instr.at[at];
+    if (instruction->kind == MTH__WAIT) return is_over(walk, state, at);
+    return instruction->kind == MTH__SEND || !mth__has_channel(instruction) ||
+        may_take_part(walk, seat_of(walk, instruction->channel, state->device));
+}
+
+/* Would `advance` get anywhere? */
+static bool may_advance(const mth__walk *walk, const walker *state) {
+    if (state->at < state->role->instr.n && may_perform(walk, state, state->at)) return true;
+    for (int stream = 1; stream < MTH__STREAMS; stream++) {
+        const queue *waiting = &state->stream[stream];
+        if (waiting->first < waiting->end && may_perform(walk, state, (size_t)waiting->instr[waiting->first]))
+            return true;
+    }
+    return false;
 }
 
 static bool at_end(const walker *state) {
@@ -326,123 +380,104 @@ static mth_status run_together(mth__walk *walk) {
 }
 
 /* ---------------------------------------------------------------- a thread for each device */
-typedef struct {
-    mth__walk *walk;
-    walker *walker;
-    pthread_t thread;
-    bool runs;
-} walking;
+enum {
+    SPIN = 20000, /* nanoseconds for which a walker looks whether it may go on before it sleeps, at most */
+    PATIENCE = 10 * 1000 * 1000, /* between two looks of a sleeper at `stop` */
+};
 
-/* With the lock held: others may find something to do. */
-static void changed(mth__walk *walk) {
-    walk->changes++;
-    walk->asleep = 0;
-    pthread_cond_broadcast(&walk->change);
-}
-
+/* The walk is over; the first to say why is heard. */
 static void fail(mth__walk *walk, mth_status why) {
-    pthread_mutex_lock(&walk->lock);
-    if (walk->failure)
-        mth_error_free(why);
-    else
-        walk->failure = why;
-    walk->over = true;
-    changed(walk);
-    pthread_mutex_unlock(&walk->lock);
+    mth_status none = NULL;
+    if (!atomic_compare_exchange_strong(&walk->failure, &none, why)) mth_error_free(why);
+    atomic_store(&walk->over, true);
+    for (int i = 0; i < walk->count; i++) wake(walk, walk->device[i]);
 }
 
-/* Sleeps until something has changed since `seen`. The last who would sleep finds that nothing ever will. */
-static void sleep_until_change(mth__walk *walk, unsigned long long seen) {
-    enum { PATIENCE = 10 * 1000 * 1000 /* ns between two looks at stop */, SECOND = 1000 * 1000 * 1000 };
-    bool hopeless = false, asked = false;
-    pthread_mutex_lock(&walk->lock);
-    if (walk->changes == seen && !walk->over) hopeless = ++walk->asleep == walk->alive;
-    while (!hopeless && !asked && walk->changes == seen && !walk->over) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += PATIENCE;
-        until.tv_sec += until.tv_nsec / SECOND;
-        until.tv_nsec %= SECOND;
-        pthread_cond_timedwait(&walk->change, &walk->lock, &until);
-        asked = mth__stop_asked(mth__control_stop(walk->control));
+static bool may_go_on(const mth__walk *walk, const walker *state) {
+    return atomic_load(&walk->over) || may_advance(walk, state);
+}
+
+/* One walker less is awake. The last one finds that nothing will ever happen; where all are at their end, nothing
+ * has to. */
+static mth_status rest(mth__walk *walk) {
+    return atomic_fetch_sub(&walk->awake, 1) == 1 && atomic_load(&walk->left) ? stuck(walk) : NULL;
+}
+
+/* Returns when the walker may go on. A sleeper says so before its last look, so that who makes something happen after
+ * that look wakes it; only then it counts as not awake. */
+static mth_status wait_for_others(mth__walk *walk, walker *state) {
+    for (const int64_t until = mth__record_now() + state->spin; state->spin && mth__record_now() < until; mth__pause())
+        if (may_go_on(walk, state)) return NULL;
+    state->spin /= 2; /* in vain: others are slow, or other programs have their cores */
+    atomic_store(&state->asleep, 1);
+    if (may_go_on(walk, state)) {
+        if (!atomic_exchange(&state->asleep, 0)) atomic_fetch_sub(&walk->awake, 1); /* woken before it slept */
+        return NULL;
     }
-    pthread_mutex_unlock(&walk->lock);
-    if (hopeless) fail(walk, stuck(walk));
-    if (asked) fail(walk, mth__interrupted());
+    TRY(rest(walk));
+    while (atomic_load(&state->asleep)) {
+        mth__futex_wait(&state->asleep, 1, PATIENCE);
+        if (mth__stop_asked(mth__control_stop(walk->control))) return mth__interrupted();
+    }
+    return NULL;
 }
 
-static void *walk_device(void *argument) {
-    walking *own = argument;
-    mth__walk *walk = own->walk;
-    for (;;) {
-        pthread_mutex_lock(&walk->lock);
-        const unsigned long long seen = walk->changes;
-        const bool over = walk->over;
-        pthread_mutex_unlock(&walk->lock);
-        if (over) return NULL;
+static void walk_device(void *context, int device) {
+    mth__walk *walk = context;
+    walker *state = walk->walker_of[device];
+    mth_status status = NULL;
+    while (!status && !at_end(state) && !atomic_load(&walk->over)) {
         bool moved = false;
-        mth_status status = advance(walk, own->walker, &moved);
-        if (status) {
-            fail(walk, status);
-            return NULL;
-        }
-        const bool ends = at_end(own->walker);
-        if (moved || ends) {
-            pthread_mutex_lock(&walk->lock);
-            if (ends) walk->alive--;
-            changed(walk);
-            pthread_mutex_unlock(&walk->lock);
-        } else {
-            sleep_until_change(walk, seen);
-        }
-        if (ends) return NULL;
+        status = advance(walk, state, &moved);
+        if (!status && !moved) status = wait_for_others(walk, state);
     }
+    if (!status && !atomic_load(&walk->over)) {
+        atomic_fetch_sub(&walk->left, 1);
+        status = rest(walk);
+    }
+    if (status) fail(walk, status);
 }
 
-static mth_status run_apart(mth__walk *walk) {
-    walking *all = mth__calloc((size_t)walk->count, sizeof *all);
-    if (!all && walk->count) return mth__lacks_memory("a thread for each device", 0);
-    pthread_mutex_init(&walk->lock, NULL);
-    pthread_cond_init(&walk->change, NULL);
-    walk->changes = 0;
-    walk->alive = walk->count;
-    walk->asleep = 0;
-    walk->failure = NULL;
-    walk->over = false;
-    for (int i = 0; i < walk->count; i++) {
-        all[i] = (walking){.walk = walk, .walker = &walk->walker[i]};
-        all[i].runs = pthread_create(&all[i].thread, NULL, walk_device, &all[i]) == 0;
-        if (all[i].runs) continue;
-        fail(walk,
-            FAIL(MTH_ERROR_MEMORY, F("the system gives no thread for device %d", walk->walker[i].device),
-                F("use fewer devices, or one thread for all")));
-        break;
+static mth_status run_apart(mth__walk *walk, mth__crew *crew) {
+    atomic_store(&walk->left, walk->count);
+    atomic_store(&walk->awake, walk->count);
+    atomic_store(&walk->failure, NULL);
+    TRY(mth__crew_run(crew, walk->device, walk->count, walk_device, walk, mth__control_stop(walk->control)));
+    return atomic_load(&walk->failure);
+}
+
+/* As if there had been no run. */
+static void forget_runs(mth__walk *walk) {
+    for (size_t i = 0; i < walk->program->channel.n * (size_t)walk->program->mesh->count; i++) {
+        seat *own = &walk->seat[i];
+        own->run = 0;
+        atomic_store(&own->sent, 0);
+        atomic_store(&own->taken, 0);
+        for (int step = 0; own->circle && step <= own->part.rounds; step++) atomic_store(&own->circle->past[step], 0);
     }
-    for (int i = 0; i < walk->count && all[i].runs; i++) pthread_join(all[i].thread, NULL);
-    pthread_cond_destroy(&walk->change);
-    pthread_mutex_destroy(&walk->lock);
-    mth__free(all);
-    return walk->failure;
+    for (int i = 0; i < walk->count; i++)
+        memset(walk->walker[i].finished, 0, walk->walker[i].role->instr.n * sizeof *walk->walker[i].finished);
+    walk->run = 0;
 }
 
 mth_status mth__walk_run(
-    mth__walk *walk, const mth__walk_calls *calls, void *context, bool threads, const mth__control *control) {
+    mth__walk *walk, const mth__walk_calls *calls, void *context, mth__crew *crew, const mth__control *control) {
+    if (walk->under_way) forget_runs(walk);
+    walk->under_way = true;
+    walk->run++;
     walk->calls = calls;
     walk->context = context;
     walk->control = control;
-    for (size_t i = 0; i < walk->program->channel.n * (size_t)walk->program->mesh->count; i++) {
-        seat *own = &walk->seat[i];
-        atomic_store_explicit(&own->came, 0, memory_order_relaxed);
-        atomic_store_explicit(&own->rounds, 0, memory_order_relaxed);
-        atomic_store_explicit(&own->taken, 0, memory_order_relaxed);
-        own->begin = 0;
-    }
+    atomic_store(&walk->over, false);
     for (int i = 0; i < walk->count; i++) {
         walker *state = &walk->walker[i];
         state->at = 0;
-        memset(state->finished, 0, state->role->instr.n * sizeof *state->finished);
+        state->spin = walk->spins ? SPIN : 0;
+        atomic_store(&state->asleep, 0);
         for (int stream = 0; stream < MTH__STREAMS; stream++)
             state->stream[stream].first = state->stream[stream].end = 0;
     }
-    return threads ? run_apart(walk) : run_together(walk);
+    mth_status status = crew ? run_apart(walk, crew) : run_together(walk);
+    walk->under_way = status != NULL;
+    return status;
 }

@@ -1,11 +1,12 @@
 /* Runs a program in order, instruction by instruction, over callbacks: for engines that call a library for each row
  * and move bytes themselves. Each device walks its role's list as far as it gets; a channel is followed round by round
  * (emit/channel_moves.h), and what was started on another stream goes on whenever the device would wait. All devices
- * run on the calling thread, or each on a thread of its own. */
+ * run on the calling thread, or each on its thread of a crew. */
 #ifndef MTH__WALK_H
 #define MTH__WALK_H
 #include "emit/channel_moves.h"
 #include "engine/control.h"
+#include "engine/crew.h"
 
 /* From a value of the peer's role to one of the device's; the values may be the same. */
 typedef struct {
@@ -25,6 +26,7 @@ typedef struct {
 typedef struct mth__walk mth__walk;
 /* Of a program that verifies, which outlives it as the arena does. */
 mth_status mth__walk_new(mth__arena *, const mth__program *, mth__walk **out);
-/* One run at a time. Calls for one device come one after another; with `threads`, those for several side by side. */
-mth_status mth__walk_run(mth__walk *, const mth__walk_calls *, void *context, bool threads, const mth__control *);
+/* One run at a time. Calls for one device come one after another, on its thread of the crew; without a crew those of
+ * all devices, on the calling thread. */
+mth_status mth__walk_run(mth__walk *, const mth__walk_calls *, void *context, mth__crew *, const mth__control *);
 #endif

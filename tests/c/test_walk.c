@@ -2,11 +2,20 @@
  * device to device, and how a run ends early. */
 #include "emit/traffic.h"
 #include "engine/engine.h"
+#include "engine/walk.h"
 #include "random_plan.h"
 #include "run_program.h"
 #include <string.h>
+#include <sys/wait.h>
 #include "guarded.h"
 
+#ifdef __SANITIZE_THREAD__
+enum { RUNS = 200, FORKS = 0 /* it ends a child by fork that makes threads */ };
+#elif defined __SANITIZE_ADDRESS__
+enum { RUNS = 200, FORKS = 0 /* its allocator's locks are not taken over a fork */ };
+#else
+enum { RUNS = 2000, FORKS = 20 };
+#endif
 enum { PLANS = 60, STEPS = 12, EVENTS = 1 << 14 };
 
 typedef struct {
@@ -47,6 +56,17 @@ static size_t exit_bytes(const mth__exit *exit, int rank) {
         mth_dtype_size(exit->dtype);
 }
 
+static bool same_exits(const session *a, const session *b) {
+    int64_t at = 0;
+    for (size_t exit_number = 0; exit_number < a->p->exit.n; exit_number++) {
+        const mth__exit *exit = &a->p->exit.at[exit_number];
+        for (int rank = 0; rank < exit->sharding.on->count; rank++, at++)
+            if (memcmp(a->vt->memory.host(a->exit[at]), b->vt->memory.host(b->exit[at]), exit_bytes(exit, rank)))
+                return false;
+    }
+    return true;
+}
+
 static mth__program *plan_of_seed(unsigned seed) {
     mth__emit_options options = random_emit_options(seed);
     mth__program *program = emit_plan(random_graph(arena, seed), &options);
@@ -64,15 +84,109 @@ GUARDED(a_thread_for_each_device_computes_the_same) {
         CHECK_STATUS(run(&one, NULL));
         for (int turn = 0; turn < 2; turn++) {
             CHECK_STATUS(run(&each, NULL));
-            mth__buffer **first = one.exit, **second = each.exit;
-            for (size_t exit_number = 0; exit_number < program->exit.n; exit_number++)
-                for (int rank = 0; rank < program->exit.at[exit_number].sharding.on->count; rank++, first++, second++)
-                    CHECK(!memcmp(one.vt->memory.host(*first), one.vt->memory.host(*second),
-                        exit_bytes(&program->exit.at[exit_number], rank)));
+            CHECK(same_exits(&one, &each));
         }
         end(&one);
         end(&each);
     }
+}
+
+/* Counts go on from run to run, in whatever order one thread and one for each device take turns. */
+GUARDED(thousands_of_runs_compute_the_same) {
+    for (unsigned seed = 3; seed < 6; seed++) {
+        session one, each;
+        begin(&one, &mth__engine_reference, plan_of_seed(seed), false);
+        begin(&each, &mth__engine_reference, one.p, true);
+        CHECK_STATUS(run(&one, NULL));
+        for (int turn = 0; turn < RUNS; turn++) {
+            CHECK_STATUS(run(&each, NULL));
+            if (turn % 16 == 0) CHECK(same_exits(&one, &each));
+        }
+        end(&one);
+        end(&each);
+    }
+}
+
+/* Two executables share the threads of their engine, and each is run by two threads. */
+typedef struct {
+    const session *whose, *expected;
+    int wrong;
+} runner;
+static void *run_often(void *argument) {
+    runner *own = argument;
+    session mine = *own->whose;
+    mine.exit = calloc(mine.exits + 1, sizeof(mth__buffer *));
+    for (int turn = 0; turn < RUNS / 8; turn++) {
+        mth_status status = run(&mine, NULL);
+        own->wrong += status || !same_exits(own->expected, &mine);
+        mth_error_free(status);
+    }
+    let_go(mine.vt, mine.exit, mine.exits);
+    free(mine.exit);
+    return NULL;
+}
+GUARDED(runs_from_several_threads_compute_the_same) {
+    enum { RUNNERS = 4 };
+    session one, two, each;
+    runner runners[RUNNERS];
+    pthread_t thread[RUNNERS];
+    begin(&one, &mth__engine_reference, plan_of_seed(3), false);
+    begin(&each, &mth__engine_reference, one.p, true);
+    CHECK_STATUS(run(&one, NULL));
+    two = each;
+    CHECK_STATUS(two.vt->load(two.engine, two.p, NULL, &two.x));
+    for (int i = 0; i < RUNNERS; i++) {
+        runners[i] = (runner){i % 2 ? &each : &two, &one, 0};
+        CHECK(pthread_create(&thread[i], NULL, run_often, &runners[i]) == 0);
+    }
+    for (int i = 0; i < RUNNERS; i++) {
+        pthread_join(thread[i], NULL);
+        CHECK(runners[i].wrong == 0);
+    }
+    two.vt->unload(two.x);
+    end(&one);
+    end(&each);
+}
+
+typedef struct {
+    session *session;
+    atomic_bool over;
+} busy_parent;
+static void *run_on(void *argument) {
+    busy_parent *parent = argument;
+    while (!atomic_load(&parent->over)) CHECK_STATUS(run(parent->session, NULL));
+    return NULL;
+}
+/* Wherever a run of the parent is. */
+GUARDED(a_fork_runs_from_the_beginning) {
+    session one, each;
+    pthread_t thread;
+    busy_parent parent = {.session = &each};
+    begin(&one, &mth__engine_reference, plan_of_seed(3), false);
+    begin(&each, &mth__engine_reference, one.p, true);
+    CHECK_STATUS(run(&one, NULL));
+    CHECK(pthread_create(&thread, NULL, run_on, &parent) == 0);
+    for (int i = 0; i < FORKS; i++) {
+        usleep(137 * (unsigned)i);
+        fflush(NULL);
+        const pid_t child = fork();
+        if (child == 0) {
+            alarm(60);
+            memset(each.exit, 0, each.exits * sizeof *each.exit); /* the parent's run was giving them up */
+            for (int turn = 0; turn < 5; turn++) {
+                CHECK_STATUS(run(&each, NULL));
+                CHECK(same_exits(&one, &each));
+            }
+            fflush(stdout);
+            _exit(unit_failures != 0);
+        }
+        int status = -1;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+    atomic_store(&parent.over, true);
+    pthread_join(thread, NULL);
+    end(&one);
+    end(&each);
 }
 
 /* ---------------------------------------------------------------- what crosses */
@@ -125,6 +239,79 @@ GUARDED(an_engine_that_asks_nobody_says_so) {
     CHECK_FAILS(run(&s, &(mth__control){.crossing = cross, .crossing_context = &crossed}), MTH_ERROR_UNSUPPORTED,
         "reference engine");
     end(&s);
+}
+
+/* ---------------------------------------------------------------- what ends early */
+/* Whichever device is refused first, the others end too, and the next run begins anew. */
+GUARDED(a_refusal_ends_the_run_of_all_threads) {
+    int refused = 0;
+    for (unsigned seed = 0; seed < PLANS; seed++) {
+        session one, each;
+        begin(&one, &mth__engine_reference, plan_of_seed(seed), false);
+        begin(&each, &mth__engine_reference, one.p, true);
+        CHECK_STATUS(run(&one, NULL));
+        for (int cut = 0; cut < 3; cut++) {
+            crossings crossed = {.left = 0};
+            mth_status status = run(&each, &(mth__control){.crossing = cross, .crossing_context = &crossed});
+            if (status) CHECK(mth_error_get_code(status) == MTH_ERROR_IO);
+            refused += status != NULL;
+            mth_error_free(status);
+            CHECK_STATUS(run(&each, NULL));
+            CHECK(same_exits(&one, &each));
+        }
+        end(&one);
+        end(&each);
+    }
+    CHECK(refused > PLANS);
+}
+
+static mth_status nothing(void *context, int device, const mth__instr *instruction) {
+    (void)context, (void)device, (void)instruction;
+    return NULL;
+}
+static mth_status move_nothing(void *context, const mth__walk_move *move) {
+    (void)context, (void)move;
+    return NULL;
+}
+/* Drops instruction number `at` of a role. */
+static void forget(mth__role *role, size_t at) {
+    memmove(&role->instr.at[at], &role->instr.at[at + 1], (--role->instr.n - at) * sizeof *role->instr.at);
+}
+/* Programs that would not verify: somebody leaves out its part in a channel. */
+GUARDED(who_waits_for_ever_is_told) {
+    const mth__walk_calls calls = {.compute = nothing, .copy = nothing, .move = move_nothing, .reduce = move_nothing};
+    int found = 0;
+    for (unsigned seed = 0; seed < PLANS; seed++) {
+        mth__program *program = plan_of_seed(seed);
+        mth__walk *walk;
+        mth__crew *crew;
+        bool waits = false;
+        for (size_t role_number = 0; role_number < program->role.n && !waits; role_number++) {
+            mth__role *role = &program->role.at[role_number];
+            for (size_t i = 0; i < role->instr.n && !waits; i++) {
+                const mth__instr *instruction = &role->instr.at[i];
+                const mth__channel *channel =
+                    mth__has_channel(instruction) ? &program->channel.at[instruction->channel] : NULL;
+                /* the first part in a collective of several devices, which waits for all of them */
+                waits = channel && instruction->kind == MTH__COLLECTIVE && instruction->stream == 0 &&
+                    channel->kind < MTH__BROADCAST && mth__channel_size(channel) > 1 && program->role.n > 1;
+                if (waits) forget(role, i);
+            }
+        }
+        if (!waits) continue;
+        CHECK_STATUS(mth__walk_new(arena, program, &walk));
+        CHECK_STATUS(mth__crew_new(program->mesh->count, NULL, NULL, &crew));
+        for (int turn = 0; turn < 4; turn++) {
+            mth_status status = mth__walk_run(walk, &calls, NULL, turn % 2 ? crew : NULL, NULL);
+            if (turn == 0) found += status != NULL;
+            if (status) CHECK(strstr(mth_error_get_message(status), "for ever"));
+            CHECK((status != NULL) == waits || turn == 0);
+            waits = status != NULL;
+            mth_error_free(status);
+        }
+        mth__crew_free(crew);
+    }
+    CHECK(found > 3);
 }
 
 /* ---------------------------------------------------------------- what is recorded */

@@ -4,48 +4,30 @@
  * others in. A thread of the pool that finds nothing for a while leaves the run and sleeps; the caller stays. So when
  * the caller is alone, nothing is claimed and no task is ready, none will ever be: the run is stuck, which is reported
  * instead of hanging. */
+#include "base/futex.h"
 #include "base/number.h"
 #include "engine/native/native.h"
-#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-enum { SPINS = 800 /* of looking at a few streams: some 50 us */, LOOKS = 1 << 14, PAUSES = 8 };
-
-static void futex_wait(atomic_uint *word, unsigned seen) {
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-}
-static void futex_wake(atomic_uint *word, int count) {
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
-}
-static void pause_briefly(void) {
-    for (int i = 0; i < PAUSES; i++) {
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#elif defined(__aarch64__)
-        __asm__ volatile("yield");
-#endif
-    }
-}
+enum { SPINS = 800 /* of looking at a few streams: some 50 us */, LOOKS = 1 << 14 };
 
 /* There is work for `count` more threads. */
 static void wake(mth__engine *engine, int count) {
     if (count > 0 && atomic_load(&engine->caller_sleeps) && atomic_exchange(&engine->caller_sleeps, 0)) {
-        futex_wake(&engine->caller_sleeps, 1);
+        mth__futex_wake(&engine->caller_sleeps, 1);
         count--;
     }
     if (count > 0 && atomic_load(&engine->sleepers) > 0) {
         atomic_fetch_add(&engine->event, 1);
-        futex_wake(&engine->event, count);
+        mth__futex_wake(&engine->event, count);
     }
 }
 
 static void end(mth__engine *engine) {
     atomic_store(&engine->run.over, 1);
-    if (atomic_exchange(&engine->caller_sleeps, 0)) futex_wake(&engine->caller_sleeps, 1);
+    if (atomic_exchange(&engine->caller_sleeps, 0)) mth__futex_wake(&engine->caller_sleeps, 1);
 }
 static void fail(mth__engine *engine, int why, int stream, int task) {
     int none = 0;
@@ -257,7 +239,7 @@ static void work(mth__engine *engine, int *at, void *scratch) {
             idle = 0;
         else {
             idle++;
-            pause_briefly();
+            mth__pause();
         }
     }
 }
@@ -292,7 +274,7 @@ static void caller_sleep(mth__engine *engine) {
         if (alone && progress(&engine->run) == before && !atomic_load(&engine->run.over))
             report_stuck(engine);
         else
-            futex_wait(&engine->caller_sleeps, 1); /* a signal ends it too: then `stop` is looked at */
+            mth__futex_wait(&engine->caller_sleeps, 1, 0); /* a signal ends it too: then `stop` is looked at */
     }
     atomic_store(&engine->caller_sleeps, 0);
 }
@@ -324,7 +306,7 @@ void mth__pool_run(mth__engine *engine) {
     int inside = atomic_fetch_sub(&engine->gate, 3) - 3; /* shut, the caller outside: nobody comes in any more */
     for (int spins = 0; inside; inside = atomic_load(&engine->gate))
         if (++spins < SPINS)
-            pause_briefly();
+            mth__pause();
         else
             sched_yield(); /* they end a chunk */
 }
@@ -338,7 +320,8 @@ static bool enter(mth__engine *engine) {
 }
 static void leave(mth__engine *engine) {
     atomic_fetch_sub(&engine->gate, 2);
-    if (atomic_exchange(&engine->caller_sleeps, 0)) futex_wake(&engine->caller_sleeps, 1); /* he may be alone now */
+    if (atomic_exchange(&engine->caller_sleeps, 0))
+        mth__futex_wake(&engine->caller_sleeps, 1); /* he may be alone now */
 }
 
 static void *thread_main(void *argument) {
@@ -357,12 +340,12 @@ static void *thread_main(void *argument) {
             leave(engine);
         } else {
             for (int i = 0; i < SPINS && !(atomic_load_explicit(&engine->gate, memory_order_relaxed) & 1); i++)
-                pause_briefly();
+                mth__pause();
             atomic_fetch_add(&engine->sleepers, 1);
             seen = atomic_load(&engine->event);
             sleep = !(atomic_load(&engine->gate) & 1);
         }
-        if (sleep && !atomic_load(&engine->quit)) futex_wait(&engine->event, seen);
+        if (sleep && !atomic_load(&engine->quit)) mth__futex_wait(&engine->event, seen, 0);
         atomic_fetch_sub(&engine->sleepers, 1);
     }
     return NULL;
@@ -395,7 +378,7 @@ void mth__pool_forget(mth__engine *engine) {
 void mth__pool_stop(mth__engine *engine) {
     atomic_store(&engine->quit, 1);
     atomic_fetch_add(&engine->event, 1);
-    futex_wake(&engine->event, engine->threads);
+    mth__futex_wake(&engine->event, engine->threads);
     for (; engine->started; engine->started--) pthread_join(engine->worker[engine->started].thread, NULL);
     atomic_store(&engine->quit, 0);
 }

@@ -19,14 +19,15 @@ static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out)
     if (!engine) return mth__lacks_memory("an engine", sizeof *engine);
     atomic_init(&engine->references, 1);
     engine->devices = setup->mesh->count;
-    engine->threads = given.device_threads;
     *out = engine;
-    return NULL;
+    mth_status status = given.device_threads ? mth__crew_new(engine->devices, NULL, NULL, &engine->crew) : NULL;
+    if (status) mth__free(engine);
+    return status;
 }
 
 static mth_status describe(mth__engine *engine, mth__text *text) {
     mth__text_add(text, "reference engine: %d devices on %s, double precision and int64 inside\n", engine->devices,
-        engine->threads ? "a thread each" : "one thread");
+        engine->crew ? "a thread each" : "one thread");
     return NULL;
 }
 
@@ -152,7 +153,7 @@ void mth__ref_unload(mth__executable *executable) {
     mth__ref_close(engine);
 }
 
-static int cores(mth__engine *engine) { return engine->threads ? mth__core_count() : 1; }
+static int cores(mth__engine *engine) { return engine->crew ? mth__core_count() : 1; }
 
 const mth__engine_vtable mth__engine_reference = {
     .name = "reference",

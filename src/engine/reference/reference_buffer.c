@@ -3,7 +3,9 @@
 #include "engine/reference/reference_run.h"
 
 void mth__ref_close(mth__engine *engine) {
-    if (engine && atomic_fetch_sub(&engine->references, 1) == 1) mth__free(engine);
+    if (!engine || atomic_fetch_sub(&engine->references, 1) > 1) return;
+    mth__crew_free(engine->crew);
+    mth__free(engine);
 }
 
 mth_status mth__ref_buffer_new(mth__engine *engine, int device, int64_t bytes, mth__buffer **out) {

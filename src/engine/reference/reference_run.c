@@ -108,7 +108,7 @@ mth_status mth__ref_run(
     mth_status status = mth__lock_run(&executable->lock, mth__control_stop(control));
     if (!status) {
         status = begin(executable, entry);
-        if (!status) status = mth__walk_run(executable->walk, &calls, executable, executable->engine->threads, control);
+        if (!status) status = mth__walk_run(executable->walk, &calls, executable, executable->engine->crew, control);
         for (size_t exit_number = 0; exit_number < exits && !status; exit_number++)
             for (int i = 0; i < executable->count && !status; i++)
                 status = leave(executable, exit_number, &executable->device[i], entry, made);

@@ -7,7 +7,7 @@
 struct mth__engine {
     atomic_int references;
     int devices;
-    bool threads; /* one for each device; else the caller's for all */
+    mth__crew *crew; /* a thread for each device; NULL: the caller's for all */
 };
 struct mth__buffer {
     atomic_int references;
