@@ -120,7 +120,9 @@ static mth_status program(planning_state *planning) {
         return FAIL(MTH_ERROR_UNSUPPORTED,
             F("overlap_communication: a device of the %s engine does one thing after the other", backend->vtable->name),
             F("leave overlap_communication out"));
-    mth__emit_options options = {.overlap = backend->distribute.overlap, .views = backend->vtable->traits.views};
+    mth__emit_options options = {.overlap = backend->distribute.overlap,
+        .views = backend->vtable->traits.views,
+        .owns = backend->vtable->traits.owns};
     memcpy(options.algorithm, backend->algorithm, sizeof options.algorithm);
     TRY(mth__emit(planning->plan->arena, planning->graph, &options, &planning->plan->program));
     planning->plan->global = planning->global;

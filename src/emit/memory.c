@@ -493,3 +493,11 @@ int64_t mth__own_peak(const mth__program *program, const mth__role *role, mth__s
     mth__arena_free(scratch);
     return peak;
 }
+
+void mth__last_uses(mth__arena *arena, const mth__program *program, const mth__role *role, int *last) {
+    layout pass = {
+        .scratch = arena, .program = program, .role = role, .open = NEW_ARRAY(arena, int, program->channel.n)};
+    find_lifetimes(&pass);
+    for (size_t number = 0; number < role->value.n; number++)
+        last[number] = last_of(&pass, mth__base_of(role, (int)number));
+}

@@ -18,6 +18,7 @@ typedef struct {
     int *exit_of, *next_exit;
     mth__algorithm algorithm[MTH__CHANNEL_KINDS];
     bool overlap, views, global;
+    bool (*owns)(const mth__node *, int result);
     mth__names taken; /* in use */
 } emission;
 
@@ -116,7 +117,12 @@ static void lie_in_exit(const emission *pass, mth__program_value *value, int exi
 static int new_result(emission *pass, int role_number, const mth__value *value, int hint) {
     mth__program_value made = describe(pass, role_number, value);
     int exit_number = pass->exit_of[value->id];
-    if (exit_number >= 0) lie_in_exit(pass, &made, exit_number);
+    if (exit_number >= 0)
+        lie_in_exit(pass, &made, exit_number);
+    else if (pass->owns && value->kind == MTH__VALUE_NODE &&
+        !(value->node->op->flags & MTH__COMM && value->node->op->row != MTH__ROW_keep) &&
+        pass->owns(value->node, value->index))
+        made.storage = MTH__IN_OWN;
     int index = push_value(pass, role_number, made);
     set_slot(pass, value, role_number, hint, index);
     return index;
@@ -485,8 +491,12 @@ static mth_status emit(emission *pass) {
 
 mth_status mth__emit_program(
     mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, bool global, mth__program **out) {
-    emission pass = {
-        .arena = arena, .graph = graph, .overlap = options->overlap, .views = options->views, .global = global};
+    emission pass = {.arena = arena,
+        .graph = graph,
+        .overlap = options->overlap,
+        .views = options->views,
+        .owns = options->owns,
+        .global = global};
     TRY(read_options(options, pass.algorithm));
     pass.scratch = mth__arena_new();
     pass.program = NEW(arena, mth__program);

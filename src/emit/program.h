@@ -188,6 +188,8 @@ typedef struct {
     const char *algorithm[MTH__CHANNEL_KINDS]; /* by collective_ops; NULL is direct */
     bool overlap;
     bool views; /* slices that lie in one piece become ALIAS values; else all are computed */
+    /* results of computations whose memory is the engine's own, unless they leave; NULL: none */
+    bool (*owns)(const mth__node *, int result);
 } mth__emit_options;
 mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *, mth__program **out);
 /* global.c: the second product, for an engine with a partitioner of its own: the graph as `shard` left it (before
@@ -197,6 +199,9 @@ mth_status mth__emit_global(mth__arena *, const mth__graph *, mth__program **out
 /* memory.c: offsets in each space, in place; sets the slabs. Exits lend their bytes to values of at least `least_lent`
    bytes; 0: to none. */
 mth_status mth__emit_memory(mth__program *, int64_t least_lent);
+/* By value: the last instruction that reads or writes its bytes, through views too, or the WAIT that lets go of them.
+   -1: none does. */
+void mth__last_uses(mth__arena *, const mth__program *, const mth__role *, int *last);
 /* The most bytes of values that are the engine's own which live at once in a space, each from its writer to its last
    reader. */
 int64_t mth__own_peak(const mth__program *, const mth__role *, mth__space);

@@ -5,7 +5,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_pjrt, &mth__engine_reference};
+static const mth__engine_vtable *const engines[] = {
+    &mth__engine_native, &mth__engine_pjrt, &mth__engine_torch, &mth__engine_reference};
 enum { ENGINES = sizeof engines / sizeof *engines };
 
 static int engine_find(const char *name) {

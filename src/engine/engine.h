@@ -36,7 +36,9 @@ typedef struct {
     bool pads;      /* a device's part of a value takes as much as the largest part of any device */
     bool views;     /* a slice may be a view of its operand (an ALIAS with an offset) */
     bool crossings; /* a run calls control->crossing */
-    bool doubles;   /* computes in float64 where the inputs have it; elsewhere floating inputs become float32 */
+    /* Is this result of a computation memory that the engine's library allocates? NULL: none is. */
+    bool (*owns)(const mth__node *, int result);
+    bool doubles; /* computes in float64 where the inputs have it; elsewhere floating inputs become float32 */
 } mth__engine_traits;
 
 typedef struct {
@@ -87,5 +89,5 @@ typedef struct {
 } mth__offsets;
 mth__offsets mth__buffer_offsets(mth__arena *, const mth__program *);
 
-extern const mth__engine_vtable mth__engine_native, mth__engine_reference, mth__engine_pjrt;
+extern const mth__engine_vtable mth__engine_native, mth__engine_reference, mth__engine_pjrt, mth__engine_torch;
 #endif

@@ -3,7 +3,8 @@
  * no status of its own:
  *
  *     static void row_square(mth__torch_call *call) {
- *         ATEN(call, mul_out, TENSOR(call->in[0].tensor), TENSOR(call->in[0].tensor), TENSOR(mth__torch_room(call, 0)));
+ *         mth__tensor x = call->in[0]->tensor;
+ *         ATEN(call, mul_out, TENSOR(x), TENSOR(x), TENSOR(mth__torch_room(call, 0)));
  *     }
  *
  * A row writes a result in one of two ways: mth__torch_room gives the memory to write, for an operator that writes into
@@ -66,7 +67,6 @@ typedef struct {
        mth__torch_keep. */
     mth__tensor *kept; /* MTH__TORCH_KEPT */
     mth_status status; /* the first failure */
-    VEC(mth__tensor) temporary;
 } mth__torch_call;
 
 /* The first tensor that comes back; NULL where there is none or something has failed. For operators that write (-1) it
@@ -82,6 +82,9 @@ void mth__torch_aten_all(
     mth__torch_aten(call, MTH__ATEN_##id, MTH__TORCH_COUNT(__VA_ARGS__), MTH__TORCH_LIST(__VA_ARGS__))
 #define ATEN_ALL(call, id, results, ...)                                                                               \
     mth__torch_aten_all(call, MTH__ATEN_##id, MTH__TORCH_COUNT(__VA_ARGS__), MTH__TORCH_LIST(__VA_ARGS__), results)
+
+/* Gives back a tensor of this instruction before its end, where several large ones would live at once. */
+void mth__torch_drop(mth__torch_call *, mth__tensor);
 
 /* ---- what has no operator of the dispatcher, or a cheaper way */
 /* a + scale * b; `out` NULL: into memory of torch's */

@@ -81,7 +81,7 @@ typedef struct {
             int32_t, const uint8_t *, int64_t, void (*)(void *, void *), void *),                                      \
         211)                                                                                                           \
     X(const char *, torch_exception_get_what_without_backtrace, (void), 213)                                           \
-    X(int32_t, torch_new_stable_ivalue, (mth__torch_value, mth__torch_value **), 213)                                  \
+    X(int32_t, torch_new_stable_ivalue, (mth__torch_value **), 213)                                                    \
     X(int32_t, torch_tensor_to_pyobject, (mth__tensor, void **), 0)                                                    \
     X(int32_t, torch_tensor_from_pyobject, (void *, mth__tensor *), 0)                                                 \
     X(void, omp_set_num_threads, (int), 0)                                                                             \
