@@ -123,6 +123,7 @@ mth_status mth__plan_for(mth_compiled *compiled, const mth__request *request, bo
         if (!compiled->layout) {
             compiled->layouts = plan->parameters;
             compiled->layout = plan->parameter;
+            compiled->module_place = plan->module_place;
         }
         forget_old_plans(compiled);
     }

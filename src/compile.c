@@ -64,6 +64,8 @@ static mth_status expand(planning_state *planning) {
 static mth_status distribute(planning_state *planning, mth__distribute_pass pass) {
     return mth__distribute(planning->graph, &planning->distribute, pass, pass);
 }
+static bool is_cut(const planning_state *planning) { return planning->distribute.partition != MTH__NOT_CUT; }
+static mth_status partition(planning_state *planning) { return distribute(planning, MTH__PASS_PARTITION); }
 static mth_status microbatch(planning_state *planning) { return distribute(planning, MTH__PASS_MICROBATCH); }
 static mth_status gradients(planning_state *planning) {
     mth__gradient_options options = {
@@ -168,6 +170,7 @@ static const struct {
     bool (*applies)(const planning_state *); /* NULL: always */
 } passes[] = {
     {"expand", expand, "catalog nodes, shapes and dtypes", NULL},
+    {"partition", partition, "devices for the operators that nobody placed, where the option asks", is_cut},
     {"microbatch", microbatch, "pipelines unrolled over microbatches", NULL},
     {"gradients", gradients, "the backward nodes", NULL},
     {"place", place, "a placement for each node", NULL},
@@ -221,6 +224,7 @@ static void list_parameters(const planning_state *planning) {
     }
     plan->parameter = parameter;
     plan->parameters = planning->graph->parameter.n;
+    plan->module_place = planning->graph->module_place.at;
 }
 
 static void number_entries(const planning_state *planning) {
@@ -249,6 +253,7 @@ static void bind_layout(const mth_compiled *compiled, mth__arena *arena, mth__di
     options->fixed_parameter = sharding;
     options->fixed_name = name;
     options->fixed = compiled->layouts;
+    options->fixed_place = compiled->module_place;
 }
 
 static void copy_request(mth__arena *arena, const mth__request *from, mth__request *to) {

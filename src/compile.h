@@ -28,6 +28,7 @@ typedef struct mth__plan {
     size_t parameters;
     const struct mth__parameter *parameter; /* in order of composition */
     mth__names names;                       /* of the parameters */
+    const mth__module_place *module_place;  /* of its graph */
     /* by entry: of the input, parameter or output that it is called after */
     const int *number;
     mth__offsets offset;    /* of buffers in a run's lists */
@@ -61,6 +62,7 @@ struct mth_compiled {
     /* fixed by the first plan: binds all later ones (in the first plan's arena) */
     const mth__parameter *layout;
     size_t layouts;
+    const mth__module_place *module_place;
     mth__fork_watch watch;
     /* that came so far: a run ends at those that come after it began */
     atomic_uint interrupts;

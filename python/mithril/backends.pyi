@@ -20,6 +20,11 @@ class CBackend(Backend):
             by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False:
             nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for
             all_reduce or mesh_context is 'spmd'.
+        partition_policy: str | None = None: Cuts the operators that nobody placed, in their order, in one part for each
+            device: of equal bytes of parameters, of as many operators, or of equal time of the forward pass, as the
+            machine predicts it. The heaviest part is as light as it can be, and of such cuts the one with the least sum
+            of squares is taken. Operators that the user placed stay. None: an operator runs where its inputs are.
+            (parameters|operators|balanced)
         threads: int | None = None: Threads of the native engine, the calling one included; the number of cores unless
             said.
         machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p',
@@ -34,6 +39,7 @@ class CBackend(Backend):
         overlap_communication: bool = False,
         pipeline_communication: bool = False,
         sequence_parallel: bool | None = None,
+        partition_policy: str | None = None,
         threads: int | None = None,
         machine: str = 'nominal',
     ) -> Self: ...
@@ -101,9 +107,20 @@ class JaxBackend(Backend):
 class ReferenceBackend(Backend):
     """Options:
         device_mesh: tuple: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
+        partition_policy: str | None = None: Cuts the operators that nobody placed, in their order, in one part for each
+            device: of equal bytes of parameters, of as many operators, or of equal time of the forward pass, as the
+            machine predicts it. The heaviest part is as light as it can be, and of such cuts the one with the least sum
+            of squares is taken. Operators that the user placed stay. None: an operator runs where its inputs are.
+            (parameters|operators|balanced)
         device_threads: bool = False: Each device has a thread of its own, in place of one for all.
         machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p',
             the path of a machine file, or 'calibrate': measures this machine in about a second and keeps the result in
             the user's cache folder ('calibrate:FILE': there), where later backends find it.
     """
-    def __new__(cls, device_mesh: _Spec, device_threads: bool = False, machine: str = 'nominal') -> Self: ...
+    def __new__(
+        cls,
+        device_mesh: _Spec,
+        partition_policy: str | None = None,
+        device_threads: bool = False,
+        machine: str = 'nominal',
+    ) -> Self: ...

@@ -127,6 +127,13 @@ typedef struct mth__region { /* one Pipeline */
     int nout; /* values of the stages used outside */
 } mth__region;
 enum { MTH__GPIPE, MTH__1F1B };
+/* Where a module of the model runs, and why. */
+typedef struct mth__module_place {
+    const char *module;       /* as in the labels of its nodes */
+    const mth__placement *on; /* NULL: not said; partition and place decide */
+    const char *policy;       /* who says so: "user", a partition_policy, or "none": what it is connected to */
+    const char *reason;       /* "device_id=2"; NULL as long as `on` is */
+} mth__module_place;
 
 typedef struct mth__graph {
     mth__arena *arena;
@@ -135,7 +142,8 @@ typedef struct mth__graph {
     VEC(mth__value *) input, parameter, seed;
     VEC(mth__output) output;
     VEC(mth__region *) region;
-    int values; /* number of ids given */
+    VEC(mth__module_place) module_place; /* of the modules that make nodes, in the order in which they run */
+    int values;                          /* number of ids given */
 } mth__graph;
 
 mth__graph *mth__graph_new(mth__arena *, mth__mesh *);

@@ -173,6 +173,11 @@ static mth_status expand_module(const context *scope, const mth__block *block, c
         .mesh = scope->site.place,
         .made = scope->made};
     TRY(mth__site_on(block->module, graph->mesh, &scope->site, &expansion.builder.on));
+    if (!mth__pipeline_stages(block->module)) {
+        const char *reason = mth__site_reason(graph->arena, block->module, &scope->site, graph);
+        PUSH(graph->arena, graph->module_place,
+            (mth__module_place){path, expansion.builder.on, reason ? "user" : NULL, reason});
+    }
     TRY(block->module->type->expand(&expansion));
     return check_specs_used(&expansion);
 }

@@ -147,6 +147,8 @@ typedef struct {
 } mth__site;
 /* The placement of the module's nodes: what its options say, the stage's, or NULL where nothing is said. */
 mth_status mth__site_on(const mth_module *, mth__mesh *, const mth__site *, const mth__placement **on);
+/* Which of them says so: "device_id=2", "weight_shard_spec over mesh(4)", "stage 1 of pipeline_0"; NULL: none. */
+const char *mth__site_reason(mth__arena *, const mth_module *, const mth__site *, const mth__graph *);
 /* devices, meshes, axes of specs, in all submodels */
 mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *, bool partitioned);
 

@@ -63,6 +63,17 @@ mth_status mth__site_on(const mth_module *module, mth__mesh *mesh, const mth__si
     return NULL;
 }
 
+const char *mth__site_reason(
+    mth__arena *arena, const mth_module *module, const mth__site *site, const mth__graph *graph) {
+    const mth_arg *id = mth__module_option(module, "device_id"), *grid = mth__module_option(module, "device_mesh");
+    const char *sharded = mth__module_sharded(module);
+    if (id->kind == MTH_ARG_INT) return mth__format(arena, "device_id=%" PRId64, id->integer);
+    if (sharded) return mth__format(arena, "%s over %s", sharded, mth__placement_text(arena, site->place));
+    if (grid->kind == MTH_ARG_LIST) return mth__format(arena, "device_mesh=%s", mth__arg_text(arena, *grid));
+    if (site->stage < 0) return NULL;
+    return mth__format(arena, "stage %d of %s", site->stage, graph->region.at[site->region]->name);
+}
+
 /* ---------------------------------------------------------------- XLA's partitioner */
 /* Takes `why`. */
 static mth_status unpartitionable(char *why, const char *fix) {

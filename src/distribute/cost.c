@@ -1,11 +1,10 @@
 /* Seconds of a node and of a communication, by the device model of the mesh. */
 #include "distribute/decide.h"
 
-static const mth__device_model *model_of(const mth__placement *on) { return on->mesh->model; }
+double mth__flops_rate(const mth__node *node) { return node->on->mesh->model->flops[mth__operand_dtype(node)]; }
 
-double mth__flops_rate(const mth__node *node) { return model_of(node->on)->flops[mth__operand_dtype(node)]; }
-
-double mth__cost_compute(const mth__node *node, const mth__shape *in, const mth__shape *out) {
+double mth__cost_compute(
+    const mth__device_model *model, const mth__node *node, const mth__shape *in, const mth__shape *out) {
     if (node->op->flags & (MTH__ALIAS | MTH__FREE)) return 0;
     double bytes = 0;
     for (int j = 0; j < node->nin; j++)
@@ -17,8 +16,8 @@ double mth__cost_compute(const mth__node *node, const mth__shape *in, const mth_
         for (int d = 0; d < node->attrs.dimension; d++) rows *= in[0].dim[d];
         bytes = rows == 1 ? 0 : 2 * (double)mth__shape_size(out[0]) * (double)mth_dtype_size(node->out[0]->dtype);
     }
-    const mth__device_model *model = model_of(node->on);
-    double compute = mth__op_flops(node, in, out) / mth__flops_rate(node), memory = bytes / model->memory_rate;
+    double compute = mth__op_flops(node, in, out) / model->flops[mth__operand_dtype(node)],
+           memory = bytes / model->memory_rate;
     if (compute == 0 && memory == 0) return 0;
     return model->kernel_latency + (compute > memory ? compute : memory);
 }
@@ -37,7 +36,7 @@ double mth__cost_node(const mth__node *node) {
         for (int d = 0; d < out[k].rank; d++)
             out[k].dim[d] = mth__split_size(out[k].dim[d], &node->out[k]->sharding.dim[d], node->on);
     }
-    return mth__cost_compute(node, in, out);
+    return mth__cost_compute(node->on->mesh->model, node, in, out);
 }
 
 double mth__cost_reshard(const mth__value *value, const mth__sharding *from, const mth__sharding *to) {

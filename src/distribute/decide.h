@@ -46,6 +46,20 @@ void mth__place_nodes(mth__graph *);
    activation costs each device no more than its part. */
 bool mth__version_lasts(const mth__value *value, const mth__sharding *one, mth__phase made, mth__phase consumer);
 
+/* partition_cut.c. A row of items, cut in one piece for each part, in order; pieces may be empty. What an item weighs
+ * is the sum of the things that it has; things that items share weigh once in a part. */
+typedef struct {
+    int items, parts;
+    const int *thing, *begin; /* the things of item i: thing[begin[i]] to thing[begin[i + 1]], each once */
+    int things;
+    const int64_t *weight;   /* by thing */
+    const int64_t *load;     /* by part: what it has besides */
+    const int *least, *most; /* by item: the parts that it may be in; both ascend, and some cut keeps to them */
+} mth__row_cut;
+/* The part of each item. The heaviest part is as light as it can be; of such cuts it is the most even one, that with
+ * the least sum of squares; of several of those, the one that fills earlier parts. */
+void mth__cut_row(mth__arena *scratch, const mth__row_cut *, int *part_of);
+
 /* What outputs and options refer to by name. Inputs that several placements read have one name: from first_input, by
    number of the name, along next_input, to -1. */
 typedef struct {

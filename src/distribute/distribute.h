@@ -2,6 +2,7 @@
  * result, byte for byte.
  *   microbatch.c     cuts each Pipeline region's batch: clones its nodes per microbatch (slices before, concat or sums
  *                    behind)
+ *   partition.c      partition_policy: devices for the operators that nobody placed (partition_cut.c: the cut itself)
  *   place.c          a placement for every node and value (`on`)
  *   search.c         auto_sharding: shardings of the parameters that nobody placed, by trial (candidate.c: what;
  *                    fold.c: on how little)
@@ -25,6 +26,7 @@
 
 typedef struct mth__folding mth__folding;
 
+mth_status mth__partition(mth__graph *, const mth__distribute_options *); /* nothing where there is no policy */
 mth_status mth__microbatch(mth__graph *, const mth__distribute_options *);
 mth_status mth__place(mth__graph *, const mth__distribute_options *);
 /* auto_sharding. `trial`: the model once more, forward and backward where it has gradients, placed like `graph`; its
@@ -43,14 +45,15 @@ mth_status mth__overlap(mth__graph *, const mth__distribute_options *);
 mth_status mth__accumulate(mth__graph *); /* the order of nodes is final */
 
 /* seconds on a device of the mesh, by its model (base/machine.h) */
-double mth__cost_compute(const mth__node *, const mth__shape *in, const mth__shape *out);
+double mth__cost_compute(const mth__device_model *, const mth__node *, const mth__shape *in, const mth__shape *out);
 /* 0 where equal or local */
 double mth__cost_reshard(const mth__value *, const mth__sharding *from, const mth__sharding *to);
 /* after shard, on the device that has most to do; a communication after reshard */
 double mth__cost_node(const mth__node *);
 
-/* The passes in their order; gradients are derived behind the first, layouts searched behind the second. */
+/* The passes in their order; gradients are derived behind MICROBATCH, layouts searched behind PLACE. */
 typedef enum {
+    MTH__PASS_PARTITION,
     MTH__PASS_MICROBATCH,
     MTH__PASS_PLACE,
     MTH__PASS_SHARD,

@@ -13,6 +13,7 @@ static mth_status overlap(mth__graph *graph, const mth__distribute_options *opti
     return options->overlap ? mth__overlap(graph, options) : NULL;
 }
 static mth_status (*const run[])(mth__graph *, const mth__distribute_options *) = {
+    [MTH__PASS_PARTITION] = mth__partition,
     [MTH__PASS_MICROBATCH] = mth__microbatch,
     [MTH__PASS_PLACE] = mth__place,
     [MTH__PASS_SHARD] = mth__shard,

@@ -23,25 +23,67 @@ static bool from_inputs(mth__node *node) {
     return on != NULL;
 }
 
+/* The modules that nobody has placed yet, and those that no node is made by. */
+typedef struct {
+    mth__names name;
+    VEC(mth__module_place *) place; /* by number of the name */
+} open_modules;
+
+static open_modules find_open(mth__arena *scratch, mth__graph *graph) {
+    open_modules open = {0};
+    for (size_t k = 0; k < graph->module_place.n; k++) {
+        mth__module_place *place = &graph->module_place.at[k];
+        if (place->on) continue;
+        mth__names_add(scratch, &open.name, place->module);
+        PUSH(scratch, open.place, place);
+    }
+    return open;
+}
+
+/* The first node of a module says where the module is. */
+static void note(const open_modules *open, const mth__node *node, const char *reason) {
+    const int number = open->place.n && node->label.module ? mth__names_find(&open->name, node->label.module) : -1;
+    mth__module_place *place = number < 0 ? NULL : open->place.at[number];
+    if (!place || place->on) return;
+    place->on = node->on;
+    place->policy = "none";
+    place->reason = reason;
+}
+
 void mth__place_nodes(mth__graph *graph) {
+    mth__arena *arena = mth__arena_new();
+    const open_modules modules = find_open(arena, graph);
     bool open = false;
     for (size_t i = 0; i < graph->node.n; i++) {
         mth__node *node = graph->node.at[i];
         if (!node->on) node->on = stage_place(graph, node);
-        if (!node->on && !from_inputs(node)) open = true;
+        if (node->on) continue;
+        if (from_inputs(node))
+            note(&modules, node, "where its last placed input is");
+        else
+            open = true;
     }
-    if (!open) return;
-    mth__arena *arena = mth__arena_new();
+    if (!open) {
+        mth__arena_free(arena);
+        return;
+    }
     const mth__placement **consumer =
         NEW_ARRAY(arena, const mth__placement *, graph->values); /* the first placed one */
     for (size_t i = graph->node.n; i-- > 0;) {
         mth__node *node = graph->node.at[i];
-        for (int k = 0; k < node->nout && !node->on; k++) node->on = consumer[node->out[k]->id];
+        for (int k = 0; k < node->nout && !node->on; k++)
+            if ((node->on = consumer[node->out[k]->id])) note(&modules, node, "where its first placed reader is");
         for (int j = 0; j < node->nin && node->on; j++) consumer[node->in[j]->id] = node->on;
     }
     for (size_t i = 0; i < graph->node.n; i++) {
         mth__node *node = graph->node.at[i];
-        if (!node->on && !from_inputs(node)) node->on = mth__place_whole(graph->mesh);
+        if (node->on) continue;
+        if (from_inputs(node)) {
+            note(&modules, node, "where its last placed input is");
+        } else {
+            node->on = mth__place_whole(graph->mesh);
+            note(&modules, node, "on the whole mesh, as nothing that it is connected to is placed");
+        }
     }
     mth__arena_free(arena);
 }

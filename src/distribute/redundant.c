@@ -72,7 +72,7 @@ static mth__value *reshaped(
 static double view_cost(const mth__node *view, const mth__sharding *need, const mth__sharding *to) {
     mth__shape in = mth__local_shape(view->in[0]->shape, need, 0, NULL, NULL);
     mth__shape out = mth__local_shape(view->out[0]->shape, to, 0, NULL, NULL);
-    return mth__cost_compute(view, &in, &out);
+    return mth__cost_compute(view->on->mesh->model, view, &in, &out);
 }
 
 /* Seconds to make the value there from what is there; infinite where that can't be. */

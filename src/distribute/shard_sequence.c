@@ -74,7 +74,7 @@ static double seconds(const mth__node *node, const mth__rule *rule, int factor, 
         for (int d = 0; d < out[k].rank && split; d++)
             if (rule->out[k][d] == factor) out[k].dim[d] /= candidate->on->dim[candidate->axis];
     }
-    return mth__cost_compute(node, in, out);
+    return mth__cost_compute(node->on->mesh->model, node, in, out);
 }
 
 /* The node reads the value, which is split in `dim`; false: it can't be computed so. */

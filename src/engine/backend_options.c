@@ -45,6 +45,15 @@ static mth_status read_mesh_context(void *field, const mth_arg *context) {
     return NULL;
 }
 
+/* The policies in the order of mth__partition_policy. */
+static mth_status read_policy(void *field, const mth_arg *policy) {
+    static const char *const policies[] = {"", "parameters", "operators", "balanced"};
+    if (policy->kind == MTH_ARG_STRING)
+        *(mth__partition_policy *)field =
+            (mth__partition_policy)name_index(policy->string, policies, sizeof policies / sizeof *policies);
+    return NULL;
+}
+
 /* ---------------------------------------------------------------- tables */
 #define FIELD(field) .at = offsetof(mth_backend, field)
 const mth__opt mth__mesh_options[] = {
@@ -91,6 +100,14 @@ const mth__opt mth__partition_options[] = {
         "Stores parameters that would be replicated in parts, gathered where they are read.", .read = mth__read_bool,
         FIELD(distribute.store_sharded)},
     {0}};
+const mth__opt mth__placement_options[] = {
+    {"partition_policy", MTH__OPT_CHOICE, "None",
+        "Cuts the operators that nobody placed, in their order, in one part for each device: of equal bytes of "
+        "parameters, of as many operators, or of equal time of the forward pass, as the machine predicts it. The "
+        "heaviest part is as light as it can be, and of such cuts the one with the least sum of squares is taken. "
+        "Operators that the user placed stay. None: an operator runs where its inputs are.",
+        "parameters|operators|balanced", .read = read_policy, FIELD(distribute.partition)},
+    {0}};
 
 /* ---------------------------------------------------------------- all of them */
 /* Decides sequence_parallel where it is left open, and refuses what contradicts mesh_context. */
@@ -117,7 +134,7 @@ mth_status mth__backend_read_options(mth_backend *backend, const mth_arg *value)
     const mth__opt *const *tables = backend->vtable->options;
     for (const mth__opt *const *table = tables; *table; table++)
         if (*table == mth__mesh_options || *table == mth__machine_options || *table == mth__communication_options ||
-            *table == mth__partition_options)
+            *table == mth__partition_options || *table == mth__placement_options)
             TRY(mth__options_hand_out(tables, value, *table, backend));
     return settle(backend, mth__options_get(tables, value, "collective_ops"));
 }

@@ -81,6 +81,7 @@ typedef struct {
 extern const mth__opt mth__mesh_options[], mth__machine_options[]; /* device_mesh; machine: every engine has them */
 extern const mth__opt mth__communication_options[]; /* collective_ops, and what passes do to communication */
 extern const mth__opt mth__partition_options[];     /* who splits tensors, and how */
+extern const mth__opt mth__placement_options[];     /* where operators run, and who is told */
 
 /* Buffers of the entries, or the exits, of a program come as one list: of each one for each device of its placement, in
    its order. By number: where those of an entry begin; behind the last, how many there are. */

@@ -31,6 +31,14 @@ TEST(random_models_on_the_reference_engine) {
     run_cases(&(random_engine){.name = "reference"}, 100, 73592645463325252u);
 }
 
+static void run_policy(const char *policy, uint64_t state) {
+    run_cases(&(random_engine){.name = "native", .count = 1, .option = {{"partition_policy", mth_string(policy)}}}, 100,
+        state);
+}
+TEST(random_models_cut_by_parameters) { run_policy("parameters", 31172645463325252u); }
+TEST(random_models_cut_by_operators) { run_policy("operators", 42172645463325252u); }
+TEST(random_models_cut_by_time) { run_policy("balanced", 53172645463325252u); }
+
 /* Few, since XLA compiles each for a second, with sanitizers for three; and without LLVM's optimizations, which are
  * none of ours. */
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__

@@ -173,6 +173,11 @@ def option_of_another_backend(fixed):
 
 
 @case
+def unknown_partition_policy(fixed):
+    CBackend(device_mesh=(4,), partition_policy="parameters" if fixed else "parameter")
+
+
+@case
 def unknown_algorithm(fixed):
     CBackend(device_mesh=(4,), collective_ops={"all_reduce": "ring" if fixed else "rnig"})
 

@@ -50,6 +50,13 @@ def replicated(width=16):
     return model
 
 
+def products_that_nobody_placed():
+    model = ml.Model()
+    for k, width in enumerate((4, 4, 4, 64, 64)):
+        model += ml.Linear(width)(**({"input": "x"} if k == 0 else {}), output=f"h{k}")
+    return model
+
+
 def plan(kind, model, mesh=(4,), rows=8, columns=16, **options):
     compiled = ml.compile(model, kind(device_mesh=mesh, **options))
     compiled.get_parameters({"x": random(rows, columns)})
@@ -183,6 +190,15 @@ def memory_optimization(kind, folder):
     assert part < whole / 2
 
 
+def partition_policy(kind, folder):
+    layouts = [
+        plan(kind, products_that_nobody_placed(), partition_policy=policy).get_parameter_layout()
+        for policy in (None, "parameters", "operators", "balanced")
+    ]
+    homes = [[shard.device_id for array in layout.values() for shard in array.addressable_shards] for layout in layouts]
+    assert all(homes[0] != other for other in homes[1:]) and homes[1] != homes[2]
+
+
 def machine(kind, folder):
     assert "machine: h100" in message(kind, machine="h100") and "machine: nominal" in message(kind)
 
@@ -220,7 +236,7 @@ EFFECT = {
         device_mesh, threads, collective_ops, communication_optimization, overlap_communication, pipeline_communication,
         sequence_parallel, backend, plugin, site_packages, topology, platform_options, compile_options, cache_dir,
         mesh_context, auto_sharding, spmd_mesh_shape, spmd_partition_dims, memory_optimization, machine, device_threads,
-        outputs, input_shard_specs, output_shard_specs, shapes,
+        partition_policy, outputs, input_shard_specs, output_shard_specs, shapes,
     )
 }  # fmt: skip
 KINDS = {"compile": CBackend, **{kind.__name__: kind for kind in (CBackend, JaxBackend, ReferenceBackend)}}

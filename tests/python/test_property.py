@@ -57,9 +57,11 @@ def backends(mesh):
 
 
 def backends_of(mesh, engine):
+    cut = {"partition_policy": st.sampled_from(["parameters", "operators", "balanced"])} if engine is CBackend else {}
     return st.fixed_dictionaries(
         {},
         optional={
+            **cut,
             "collective_ops": collectives(),
             "communication_optimization": st.booleans(),
             "overlap_communication": st.booleans(),

@@ -44,7 +44,7 @@ static const mth__opt options[] = {
         .read = mth__read_int, .at = offsetof(native_options, threads)},
     {0}};
 static const mth__opt *const tables[] = {
-    mth__mesh_options, mth__communication_options, options, mth__machine_options, NULL};
+    mth__mesh_options, mth__communication_options, mth__placement_options, options, mth__machine_options, NULL};
 enum { THREADS_MOST = 1024 };
 
 static mth_status native_open(const mth__engine_setup *setup, mth__engine **out) {

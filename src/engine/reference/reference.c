@@ -10,7 +10,8 @@ static const mth__opt options[] = {
     {"device_threads", MTH__OPT_BOOL, "False", "Each device has a thread of its own, in place of one for all.",
         .read = mth__read_bool, .at = offsetof(reference_options, device_threads)},
     {0}};
-static const mth__opt *const tables[] = {mth__mesh_options, options, mth__machine_options, NULL};
+static const mth__opt *const tables[] = {
+    mth__mesh_options, mth__placement_options, options, mth__machine_options, NULL};
 
 static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out) {
     reference_options given;
