@@ -11,14 +11,13 @@ typedef struct {
     int32_t *member;
     atomic_uint *past; /* by step: members that have done it. Step 0: they came; the others are the channel's rounds */
 } circle;              /* the devices that a collective needs at once */
-typedef VEC(int32_t) devices;
 /* Where a device stands with a channel. */
 typedef struct {
     const mth__instr *gives, *takes; /* what has its operand, its result; NULL: none */
     mth__channel_part part;          /* of what takes */
     const circle *circle;            /* NULL: sent and received */
-    devices source, target;  /* the other devices that it takes something of, and that take some of what it sends */
-    atomic_uint sent, taken; /* sources that have sent, targets that have taken */
+    VEC(int32_t) source, target;     /* the other devices that it takes something of, that take some of what it sends */
+    atomic_uint sent, taken;         /* sources that have sent, targets that have taken */
     /* the last run that got to it, and of that run: steps and moves that are done, and when it began */
     unsigned run;
     int steps, moves;

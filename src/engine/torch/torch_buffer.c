@@ -4,7 +4,9 @@
 #include <string.h>
 
 void mth__torch_close(mth__engine *engine) {
-    if (engine && atomic_fetch_sub(&engine->references, 1) == 1) mth__free(engine);
+    if (!engine || atomic_fetch_sub(&engine->references, 1) > 1) return;
+    mth__crew_free(engine->crew);
+    mth__free(engine);
 }
 
 void mth__torch_free(const mth__torch_library *library, mth__tensor *tensor) {

@@ -9,19 +9,6 @@ const mth__torch_operator mth__torch_operators[MTH__ATEN_COUNT] = {
 #undef X
 };
 
-/* Each thread has a team of its own for torch's loops, of all cores unless told otherwise, and records gradients. */
-void mth__torch_prepare_thread(const mth__engine *engine) {
-    static _Thread_local int prepared;
-    if (prepared == engine->threads) return;
-    const mth__torch_library *library = engine->library;
-    uint32_t teams;
-    library->aoti_torch_grad_mode_set_enabled(false);
-    library->torch_get_num_threads(&teams); /* makes torch set its own default, which would undo ours later */
-    if (library->omp_set_num_threads) library->omp_set_num_threads(engine->threads);
-    if (library->MKL_Set_Num_Threads_Local) library->MKL_Set_Num_Threads_Local(engine->threads);
-    prepared = engine->threads;
-}
-
 void mth__torch_fail(mth__torch_call *call, mth_status status) {
     if (call->status)
         mth_error_free(status);

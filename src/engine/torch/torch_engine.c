@@ -30,6 +30,18 @@ static mth_status open_body(void *context) {
     return status;
 }
 
+/* Each thread has a team of its own for torch's loops, of all cores unless told otherwise, and records gradients. */
+static void begin_thread(void *context, int device) {
+    const mth__engine *engine = context;
+    const mth__torch_library *library = engine->library;
+    uint32_t teams;
+    (void)device;
+    library->aoti_torch_grad_mode_set_enabled(false);
+    library->torch_get_num_threads(&teams); /* makes torch set its own default, which would undo ours later */
+    if (library->omp_set_num_threads) library->omp_set_num_threads(engine->threads);
+    if (library->MKL_Set_Num_Threads_Local) library->MKL_Set_Num_Threads_Local(engine->threads);
+}
+
 static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out) {
     torch_options given;
     TRY(mth__options_hand_out(setup->tables, setup->value, options, &given));
@@ -42,8 +54,12 @@ static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out)
     engine->devices = setup->mesh->count;
     const int share = mth__core_count() / setup->mesh->count;
     engine->threads = given.threads ? (int)given.threads : share > 1 ? share : 1;
-    *out = engine;
-    return NULL;
+    mth_status status = mth__crew_new(engine->devices, begin_thread, engine, &engine->crew);
+    if (status)
+        mth__free(engine);
+    else
+        *out = engine;
+    return status;
 }
 
 static mth_status describe(mth__engine *engine, mth__text *text) {

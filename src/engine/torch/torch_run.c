@@ -92,7 +92,6 @@ static mth_status run_row(mth__torch_device *device, const mth__instr *in, size_
 static mth_status compute(void *context, int id, const mth__instr *in) {
     const mth__executable *executable = context;
     mth__torch_device *device = executable->by_id[id];
-    mth__torch_prepare_thread(executable->engine);
     const size_t number = (size_t)(in - device->role->instr.at);
     mth_status status = run_row(device, in, number);
     clear(device);
@@ -153,14 +152,8 @@ static mth_status follow(const mth__executable *executable, const mth__walk_move
     mth__torch_free(library, &from);
     return status ? mth__error_operator(status, move->channel->label) : NULL;
 }
-static mth_status move_box(void *context, const mth__walk_move *move) {
-    mth__torch_prepare_thread(((const mth__executable *)context)->engine);
-    return follow(context, move, false);
-}
-static mth_status reduce_box(void *context, const mth__walk_move *move) {
-    mth__torch_prepare_thread(((const mth__executable *)context)->engine);
-    return follow(context, move, true);
-}
+static mth_status move_box(void *context, const mth__walk_move *move) { return follow(context, move, false); }
+static mth_status reduce_box(void *context, const mth__walk_move *move) { return follow(context, move, true); }
 
 /* ---------------------------------------------------------------- entries and exits */
 static mth_status begin(mth__executable *executable, mth__buffer *const *entry) {
@@ -235,7 +228,7 @@ mth_status mth__torch_run(
     mth_status status = mth__lock_run(&executable->lock, mth__control_stop(control));
     if (!status) {
         status = begin(executable, entry);
-        if (!status) status = mth__walk_run(executable->walk, &calls, executable, true, control);
+        if (!status) status = mth__walk_run(executable->walk, &calls, executable, executable->engine->crew, control);
         for (size_t exit_number = 0; exit_number < exits && !status; exit_number++)
             for (int i = 0; i < executable->count && !status; i++)
                 status = leave(executable, exit_number, &executable->device[i], entry, made);

@@ -11,6 +11,7 @@ struct mth__engine {
     const mth__torch_library *library;
     int devices;
     int threads; /* of a device, for torch's own loops */
+    mth__crew *crew;
 };
 /* Memory of a torch tensor: its storage begins with the buffer's bytes. Views of it of any dtype share it, and keep it
  * alive by themselves. */
@@ -56,9 +57,6 @@ struct mth__executable {
     mth__torch_device **by_id; /* by device id, or NULL */
     mth__walk *walk;
 };
-
-/* torch_call.c. Sets torch's thread-local modes in a thread that is to run a device's program. */
-void mth__torch_prepare_thread(const mth__engine *);
 
 /* torch_buffer.c */
 void mth__torch_close(mth__engine *); /* drops a reference */
