@@ -123,8 +123,9 @@ def computed(call, after=math.inf):
 
 
 def check_that_alarms_end(make, after, check=lambda: None):
-    """Of a call that make() makes, an alarm once `after` of it is computed ends it then, and not when all is done;
-    what check() asserts holds whenever one was ended. Whole calls and ended ones are measured in turns, the least of each."""
+    """Of a call that make() makes, an alarm once `after` of it is computed ends it then, and not when all is done; what
+    check() asserts holds whenever one was ended. Whole calls and ended ones are measured in turns, the least of each.
+    """
     whole, taken = [], []
     for _ in range(12):
         whole.append(computed(make())[0])
