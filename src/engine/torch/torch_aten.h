@@ -19,6 +19,7 @@
     X(maximum_out, "maximum", "out", "TTT", -1) X(minimum_out, "minimum", "out", "TTT", -1) \
     X(pow_out, "pow", "Tensor_Tensor_out", "TTT", -1) \
     X(where_out, "where", "self_out", "TTTT", -1) X(eq_out, "eq", "Tensor_out", "TTT", -1) \
+    X(gt_out, "gt", "Tensor_out", "TTT", -1) X(ge_out, "ge", "Tensor_out", "TTT", -1) \
     X(sigmoid_backward_out, "sigmoid_backward", "grad_input", "TTT", -1) \
     X(tanh_backward_out, "tanh_backward", "grad_input", "TTT", -1) \
     X(silu_backward_out, "silu_backward", "grad_input", "TTT", -1) \
@@ -45,7 +46,7 @@
     X(permute, "permute", "", "TL", 1) X(expand, "expand", "", "TLB", 1) X(reshape, "reshape", "", "TL", 1) \
     X(narrow, "narrow", "", "TIII", 1) X(select, "select", "int", "TII", 1) \
     X(unsqueeze, "unsqueeze", "", "TI", 1) X(squeeze, "squeeze", "dim", "TI", 1) \
-    X(transpose, "transpose", "int", "TII", 1) \
+    X(transpose, "transpose", "int", "TII", 1) X(view_as_complex, "view_as_complex", "", "T", 1) \
     /* products */ \
     X(mm, "mm", "", "TT", 1) X(bmm, "bmm", "", "TT", 1) \
     X(mm_out, "mm", "out", "TTT", -1) X(bmm_out, "bmm", "out", "TTT", -1) \
@@ -53,6 +54,7 @@
     /* sums and the like */ \
     X(sum, "sum", "dim_IntList", "TlBd", 1) X(sum_out, "sum", "IntList_out", "TlBdT", -1) \
     X(amax, "amax", "", "TLB", 1) X(amax_out, "amax", "out", "TLBT", -1) \
+    X(norm, "norm", "ScalarOpt_dim", "TrLB", 1) /* Euclidean: its Scalar? is NONE */ \
     X(mean, "mean", "dim", "TlBd", 1) X(cumsum, "cumsum", "", "TId", 1) \
     X(any, "any", "", "T", 1) X(all, "all", "", "T", 1) \
     X(softmax, "_softmax", "", "TIB", 1) X(softmax_out, "_softmax", "out", "TIBT", -1) \

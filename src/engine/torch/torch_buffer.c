@@ -79,9 +79,11 @@ void mth__torch_buffer_release(mth__buffer *buffer) {
     mth__torch_close(engine);
 }
 
+/* torch has no address for a tensor without elements. */
 void *mth__torch_buffer_host(mth__buffer *buffer) {
     void *data = NULL;
-    return buffer->engine->library->aoti_torch_get_data_ptr(buffer->tensor, &data) ? NULL : data;
+    if (buffer->engine->library->aoti_torch_get_data_ptr(buffer->tensor, &data)) return NULL;
+    return data || buffer->bytes ? data : buffer;
 }
 
 mth_status mth__torch_buffer_write(mth__buffer *buffer, int64_t offset, const void *data, int64_t bytes) {

@@ -308,13 +308,12 @@ void mth__torch_product(mth__torch_call *call, mth__tensor a, mth__tensor b, int
 /* ---------------------------------------------------------------- making tensors */
 mth__tensor mth__torch_view(
     mth__torch_call *call, mth__tensor tensor, mth__shape shape, const int64_t *strides, int64_t offset) {
-    int64_t dense[MTH__RANK], begin = 0;
+    int64_t dense[MTH__RANK];
     mth__tensor view = NULL;
     if (call->status || !tensor) return NULL;
     if (!strides) mth__shape_strides(shape, dense);
-    if (call->library->aoti_torch_get_storage_offset(tensor, &begin) ||
-        call->library->aoti_torch__reinterpret_tensor(
-            tensor, shape.rank, shape.dim, strides ? strides : dense, begin + offset, &view)) {
+    if (call->library->aoti_torch__reinterpret_tensor(
+            tensor, shape.rank, shape.dim, strides ? strides : dense, offset, &view)) { /* from where `tensor` begins */
         fail_of(call, "a view");
         return NULL;
     }
@@ -347,36 +346,25 @@ mth__tensor mth__torch_zeros(mth__torch_call *call, mth_dtype dtype, mth__shape 
 }
 
 mth__tensor mth__torch_from_host(mth__torch_call *call, mth_dtype dtype, mth__shape shape, const void *elements) {
-    void *data = NULL;
     mth__tensor made = mth__torch_empty(call, dtype, shape);
     const size_t bytes = (size_t)mth__shape_size(shape) * mth_dtype_size(dtype);
-    if (!made || !bytes) return made;
-    if (call->library->aoti_torch_get_data_ptr(made, &data)) {
-        fail_of(call, "a copy of the host's elements");
-        return NULL;
-    }
-    memcpy(data, elements, bytes);
+    void *data = bytes ? mth__torch_host(call, made) : NULL;
+    if (data) memcpy(data, elements, bytes);
     return made;
 }
 
 mth__tensor mth__torch_range(mth__torch_call *call, int64_t from, int64_t count, int64_t step) {
-    void *data = NULL;
     mth__tensor made = mth__torch_empty(call, MTH_INT64, (mth__shape){1, {count}});
-    if (!made || !count) return made;
-    if (call->library->aoti_torch_get_data_ptr(made, &data)) {
-        fail_of(call, "a range");
-        return NULL;
-    }
-    for (int64_t i = 0; i < count; i++) ((int64_t *)data)[i] = from + i * step;
+    int64_t *number = mth__torch_host(call, made);
+    for (int64_t i = 0; number && i < count; i++) number[i] = from + i * step;
     return made;
 }
 
 /* One that the device has, or makes now. */
-static mth__tensor constant(
-    mth__torch_call *call, bool real, mth__torch_value bits, mth_dtype dtype, const void *element) {
+static mth__tensor constant(mth__torch_call *call, mth_dtype dtype, mth__torch_value bits, const void *element) {
     mth__torch_device *device = call->device;
     for (int i = 0; i < device->constants; i++)
-        if (device->constant[i].real == real && device->constant[i].bits == bits) return device->constant[i].tensor;
+        if (device->constant[i].dtype == dtype && device->constant[i].bits == bits) return device->constant[i].tensor;
     if (device->constants == device->constant_room) {
         const int room = device->constant_room ? 2 * device->constant_room : 16;
         mth__torch_constant *wider = mth__calloc((size_t)room, sizeof *wider);
@@ -392,7 +380,7 @@ static mth__tensor constant(
     mth__tensor made = mth__torch_from_host(call, dtype, (mth__shape){0}, element);
     if (!made) return NULL;
     forget(call, made);
-    device->constant[device->constants++] = (mth__torch_constant){real, bits, made};
+    device->constant[device->constants++] = (mth__torch_constant){dtype, bits, made};
     return made;
 }
 
@@ -400,11 +388,18 @@ mth__tensor mth__torch_real(mth__torch_call *call, double number) {
     const float narrow = (float)number;
     mth__torch_value bits = 0;
     memcpy(&bits, &narrow, sizeof narrow);
-    return call->status ? NULL : constant(call, true, bits, MTH_FLOAT32, &narrow);
+    return call->status ? NULL : constant(call, MTH_FLOAT32, bits, &narrow);
 }
 
 mth__tensor mth__torch_whole(mth__torch_call *call, int64_t number) {
-    return call->status ? NULL : constant(call, false, (mth__torch_value)number, MTH_INT64, &number);
+    return call->status ? NULL : constant(call, MTH_INT64, (mth__torch_value)number, &number);
+}
+
+mth__tensor mth__torch_number(mth__torch_call *call, mth_dtype dtype, double number) {
+    mth__torch_value bits;
+    if (dtype != MTH_FLOAT64) return mth__torch_real(call, number);
+    memcpy(&bits, &number, sizeof bits);
+    return call->status ? NULL : constant(call, MTH_FLOAT64, bits, &number);
 }
 
 /* ---------------------------------------------------------------- reading tensors */
@@ -422,14 +417,16 @@ mth__shape mth__torch_shape(mth__torch_call *call, mth__tensor tensor) {
     return shape;
 }
 
-static const void *only_element(mth__torch_call *call, mth__tensor tensor, mth_dtype *dtype) {
+void *mth__torch_host(mth__torch_call *call, mth__tensor tensor) {
     void *data = NULL;
-    int32_t is = 0;
     if (call->status || !tensor) return NULL;
-    if (call->library->aoti_torch_get_dtype(tensor, &is) || call->library->aoti_torch_get_data_ptr(tensor, &data)) {
-        fail_of(call, "an element");
-        return NULL;
-    }
+    if (call->library->aoti_torch_get_data_ptr(tensor, &data)) fail_of(call, "the elements of a tensor");
+    return data;
+}
+
+static const void *only_element(mth__torch_call *call, mth__tensor tensor, mth_dtype *dtype) {
+    const int32_t is = dtype_of(call, tensor);
+    const void *data = mth__torch_host(call, tensor);
     for (int known = 1; known < MTH__DTYPE_COUNT; known++)
         if (call->library->dtype[known] == is) *dtype = (mth_dtype)known;
     return data;
@@ -490,6 +487,12 @@ void mth__torch_result(mth__torch_call *call, int k, mth__tensor tensor) {
     }
     mth__tensor room = mth__torch_room(call, k);
     ATEN(call, copy_, TENSOR(room), TENSOR(tensor), BOOL(false));
+}
+
+mth__tensor mth__torch_take_sum(mth__torch_call *call, int k) {
+    mth__tensor sum = call->sum[k];
+    call->sum[k] = NULL;
+    return sum;
 }
 
 mth__tensor mth__torch_keep(mth__torch_call *call, int slot, mth__tensor tensor) {

@@ -104,6 +104,9 @@ mth__tensor mth__torch_zeros(mth__torch_call *, mth_dtype, mth__shape);
 /* A constant of no dimensions, made once a device: an operand of any shape takes it. */
 mth__tensor mth__torch_real(mth__torch_call *, double);   /* float32 */
 mth__tensor mth__torch_whole(mth__torch_call *, int64_t); /* int64 */
+/* For operands of a floating dtype: float64 where that is it, else float32, with which torch computes also where the
+   others have 16 bits. */
+mth__tensor mth__torch_number(mth__torch_call *, mth_dtype, double);
 /* from, from + step, ... : int64 of one dimension */
 mth__tensor mth__torch_range(mth__torch_call *, int64_t from, int64_t count, int64_t step);
 /* A tensor with the host's elements, copied. */
@@ -112,10 +115,15 @@ mth__tensor mth__torch_from_host(mth__torch_call *, mth_dtype, mth__shape, const
 double mth__torch_read_real(mth__torch_call *, mth__tensor);
 int64_t mth__torch_read_whole(mth__torch_call *, mth__tensor);
 mth__shape mth__torch_shape(mth__torch_call *, mth__tensor);
+/* The elements of a dense tensor, in memory of the host's; NULL where something has failed. */
+void *mth__torch_host(mth__torch_call *, mth__tensor);
 
 /* ---- results */
 mth__tensor mth__torch_room(mth__torch_call *, int result);
 void mth__torch_result(mth__torch_call *, int result, mth__tensor);
+/* The memory of the sum so far that a result is added to, for a row that adds to it itself: the result is made by that.
+   NULL: there is none. */
+mth__tensor mth__torch_take_sum(mth__torch_call *, int result);
 /* Keeps the tensor with the instruction, as number `slot`; returns it. */
 mth__tensor mth__torch_keep(mth__torch_call *, int slot, mth__tensor);
 

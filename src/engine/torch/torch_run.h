@@ -25,7 +25,7 @@ struct mth__buffer {
 };
 
 typedef struct {
-    bool real;
+    mth_dtype dtype;
     mth__torch_value bits;
     mth__tensor tensor;
 } mth__torch_constant;
