@@ -1,10 +1,12 @@
 """Signals, forks and a lack of memory, while threads of Python's evaluate."""
 
+import faulthandler
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -148,6 +150,58 @@ def test_a_handler_that_changes_the_handler(sigint):
             compiled.evaluate(params, {"x": x})
     striker.join()
     assert np.array_equal(np.asarray(compiled.evaluate(params, {"x": x})["y"]), want)
+
+
+class TooLate(Exception):
+    pass
+
+
+def too_late(*_):
+    raise TooLate
+
+
+@pytest.fixture
+def alarm():
+    """A function that sets an alarm, which raises TooLate; there is none after the test."""
+    old = signal.signal(signal.SIGALRM, too_late)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, old)
+
+
+def seconds_until_too_late(call):
+    began = time.perf_counter()
+    with pytest.raises(TooLate):
+        call()
+        time.sleep(5)  # a machine that is faster than that
+    return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("after", [1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2])
+def test_an_alarm_as_a_call_begins(alarm, after):
+    """Whenever it comes: signal.signal() has just changed what the calls before left."""
+    backend = CBackend(device_mesh=(1,))
+    took = []
+    for _ in range(5):
+        backend.zeros(3)
+        signal.signal(signal.SIGALRM, too_late)
+        took.append(seconds_until_too_late(lambda: (alarm(after), backend.randn(20000, 10000))))
+    assert max(took) < 1, took
+
+
+def test_a_handler_of_another_library(alarm):
+    """faulthandler's stands before what it found and calls it; calls are watched, whoever came first."""
+    backend = CBackend(device_mesh=(1,))
+    long_call = lambda: (alarm(0.05), backend.randn(20000, 10000))
+    with tempfile.TemporaryFile() as file:
+        for chained in (False, True, True, False, True):
+            if chained:
+                faulthandler.register(signal.SIGALRM, file, chain=True)
+            for _ in range(3):
+                assert seconds_until_too_late(long_call) < 1
+            faulthandler.unregister(signal.SIGALRM)
+        file.seek(0)
+        assert file.read().count(b"most recent call first") >= 3 * 3
 
 
 PLANNING = {
