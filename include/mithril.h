@@ -89,6 +89,9 @@ MTH_API size_t mth_error_get_tensor_count(const mth_error *);
 MTH_API const char *mth_error_get_tensor(const mth_error *, size_t i);
 /* what the system said of a file, ENOENT and so on (errno.h); else 0 */
 MTH_API int mth_error_get_errno(const mth_error *);
+/* The user's source line of the call that failed ("train.py:12"), in place of what mth_set_source_line told before the
+   call. Where the error has the line that composed an operator, that one stays. NULL changes nothing. */
+MTH_API void mth_error_set_source_line(mth_error *, const char *where);
 MTH_API void mth_error_free(mth_error *);
 
 /* What users look for and this version does not have under that name: an "option", or an attribute of the Python

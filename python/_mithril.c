@@ -54,32 +54,6 @@ static PyObject *class_of(module_state *state, mth_error_code code) {
     return state->value_error;
 }
 
-void *raise_status(module_state *state, mth_status status) {
-    mth_error_code code = mth_error_get_code(status);
-    PyObject *type = class_of(state, code), *error = NULL, *tensors = NULL;
-    if (code == MTH_ERROR_INTERRUPTED) {
-        PyErr_SetNone(type);
-        mth_error_free(status);
-        return NULL;
-    }
-    size_t count = mth_error_get_tensor_count(status);
-    const int number = mth_error_get_errno(status);
-    tensors = PyTuple_New((Py_ssize_t)count);
-    for (size_t i = 0; tensors && i < count; i++) {
-        PyObject *text = lossy(mth_error_get_tensor(status, i));
-        if (!text || PyTuple_SetItem(tensors, (Py_ssize_t)i, text)) Py_CLEAR(tensors);
-    }
-    if (tensors)
-        error = PyObject_CallFunction(number ? state->file_error : type, number ? "NNNNOi" : "NNNNO",
-            in_python(mth_error_get_message(status)), in_python(mth_error_get_what(status)),
-            in_python(mth_error_get_fix(status)), lossy(mth_error_get_operator(status)), tensors, number);
-    if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-    Py_XDECREF(error);
-    Py_XDECREF(tensors);
-    mth_error_free(status);
-    return NULL;
-}
-
 PyObject *take_exception(void) {
     if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError)) return NULL;
     PyObject *type, *value, *trace;
@@ -143,6 +117,38 @@ static PyObject *source_line(void) {
     Py_XDECREF(raised);
     if (PyErr_Occurred()) Py_CLEAR(line);
     return line;
+}
+
+void *raise_status(module_state *state, mth_status status) {
+    mth_error_code code = mth_error_get_code(status);
+    PyObject *type = class_of(state, code), *error = NULL, *tensors = NULL, *line = NULL;
+    if (code == MTH_ERROR_INTERRUPTED) {
+        PyErr_SetNone(type);
+        mth_error_free(status);
+        return NULL;
+    }
+    if ((line = source_line())) mth_error_set_source_line(status, PyUnicode_AsUTF8AndSize(line, NULL));
+    Py_XDECREF(line);
+    if (PyErr_Occurred()) {
+        mth_error_free(status);
+        return NULL;
+    }
+    size_t count = mth_error_get_tensor_count(status);
+    const int number = mth_error_get_errno(status);
+    tensors = PyTuple_New((Py_ssize_t)count);
+    for (size_t i = 0; tensors && i < count; i++) {
+        PyObject *text = lossy(mth_error_get_tensor(status, i));
+        if (!text || PyTuple_SetItem(tensors, (Py_ssize_t)i, text)) Py_CLEAR(tensors);
+    }
+    if (tensors)
+        error = PyObject_CallFunction(number ? state->file_error : type, number ? "NNNNOi" : "NNNNO",
+            in_python(mth_error_get_message(status)), in_python(mth_error_get_what(status)),
+            in_python(mth_error_get_fix(status)), lossy(mth_error_get_operator(status)), tensors, number);
+    if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_XDECREF(error);
+    Py_XDECREF(tensors);
+    mth_error_free(status);
+    return NULL;
 }
 
 int note_source_line(void) {

@@ -70,8 +70,8 @@ PyObject *itself(PyObject *self, PyObject *unused); /* __copy__ and __deepcopy__
 PyObject *list_of_names(const char *const *names, size_t count); /* a list of str */
 PyObject *text_of(char *);       /* a Python text of one that the library made, which is freed */
 PyObject *type_text(PyObject *); /* "a list" */
-/* Tells the library which line of the user's program makes the calls that follow. 0, or -1 with an exception that
-   take_exception leaves. */
+/* Tells the library which line of the user's program composes what follows; errors have the line of the call that they
+   come from anyway. 0, or -1 with an exception that take_exception leaves. */
 int note_source_line(void);
 
 /* ---------------------------------------------------------------- a pool: memory and references until the end of a

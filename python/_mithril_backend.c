@@ -37,7 +37,6 @@ static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywo
         options[0].name = "device_mesh";
         if (to_arg(state, PyTuple_GetItem(args, 0), "device_mesh", &scratch, &options[0].value)) goto end;
     }
-    if (note_source_line()) goto end;
     backend_opening job = {name, options, count, NULL};
     if (call_with_models(state, scratch.models, open_backend, &job)) goto end;
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);

@@ -265,15 +265,18 @@ static mth_array *array_of_foreign(const conversion *target, PyObject *object, r
     return array;
 }
 
+/* Of an array of ours a new reference; else NULL. */
+static mth_array *array_of_ours(module_state *state, PyObject *object) {
+    mth_array *array = PyObject_TypeCheck(object, state->array_type) ? ((array_object *)object)->array : NULL;
+    mth_array_retain(array);
+    return array;
+}
+
 static mth_array *convert(const conversion *target, PyObject *object) {
     module_state *state = target->s;
-    if (PyObject_TypeCheck(object, state->array_type)) {
-        mth_array *array = ((array_object *)object)->array;
-        if (!target->spec && (!target->wanted || target->wanted == mth_array_get_dtype(array))) {
-            mth_array_retain(array);
-            return array;
-        }
-    }
+    mth_array *own = target->spec ? NULL : array_of_ours(state, object);
+    if (own && (!target->wanted || target->wanted == mth_array_get_dtype(own))) return own;
+    mth_array_free(own);
     if (PyBytes_Check(object) || PyByteArray_Check(object) || PyType_Check(object))
         return raise_not_array(state, object, target->name);
     refusal reason = {0};
@@ -423,6 +426,20 @@ void named_free(mth_named *named, size_t count) {
     for (size_t i = 0; named && i < count; i++) mth_array_free(named[i].array);
 }
 
+/* An argument of a call, which a mapping gives under a name. */
+static mth_array *convert_named(module_state *state, mth_backend *backend, const mth_compiled *compiled,
+    const char *what, PyObject *object, mth_named *out) {
+    mth_array *own = array_of_ours(state, object);
+    PyObject *label = own ? NULL : TEXT("%s['%s']", what, out->name);
+    const char *called = label ? PyUnicode_AsUTF8AndSize(label, NULL) : NULL;
+    if (called)
+        own =
+            convert(&(conversion){state, backend, called, 0, NULL, 1, mth_takes_mask(compiled, out->name), &out->given},
+                object);
+    Py_XDECREF(label);
+    return own;
+}
+
 /* The pairs of any mapping, in a tuple that keeps them: what has items(), or keys() and an element for each. */
 static PyObject *items_of(module_state *state, PyObject *mapping, const char *what) {
     PyObject *method = NULL, *copy;
@@ -462,15 +479,8 @@ int to_named(module_state *state, mth_backend *backend, const mth_compiled *comp
                 TEXT("give a dict: {\"name\": array}"));
             break;
         }
-        const char *name = to_name(state, PyTuple_GetItem(item, 0), "a name");
-        PyObject *label = name ? TEXT("%s['%s']", what, name) : NULL;
-        const char *called = label ? PyUnicode_AsUTF8AndSize(label, NULL) : NULL;
-        named[i].name = name;
-        if (called)
-            named[i].array = convert(
-                &(conversion){state, backend, called, 0, NULL, 1, mth_takes_mask(compiled, name), &named[i].given},
-                PyTuple_GetItem(item, 1));
-        Py_XDECREF(label);
+        if ((named[i].name = to_name(state, PyTuple_GetItem(item, 0), "a name")))
+            named[i].array = convert_named(state, backend, compiled, what, PyTuple_GetItem(item, 1), &named[i]);
         if (!named[i].array) break;
     }
     if (!named || i < n) {

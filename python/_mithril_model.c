@@ -213,7 +213,6 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
             goto end;
         at = *each.end ? each.end + 1 : each.end;
     }
-    if (note_source_line()) goto end;
     module_making job = {type_name, options, count, NULL};
     if ((scratch.models ? call_with_models : call_briefly)(state, scratch.models, make_module, &job)) goto end;
     const char *warning = mth_module_get_warning(job.module);

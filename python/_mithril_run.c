@@ -63,7 +63,7 @@ PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
     size_t count;
     compiled_object *self = NULL;
     if (to_options(state, keywords, mth_compile_option_doc(), 0, &scratch, &options, &count)) goto end;
-    if (use_model(&scratch, model) || note_source_line()) goto end;
+    if (use_model(&scratch, model)) goto end;
     compilation job = {((model_object *)model)->model, ((backend_object *)backend)->backend, options, count, NULL};
     if (call_with_models(state, scratch.models, make_compiled, &job)) goto end;
     allocfunc allocate = PyType_GetSlot(state->compiled_type, Py_tp_alloc);
@@ -143,7 +143,6 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
         goto end;
     request.output_gradients = gradient;
     request.output_gradient_count = gradient_count;
-    if (note_source_line()) goto end;
     mth_status status = mth_arrays_create(parameter, parameters, &all);
     evaluation job = {self->compiled, all, input, count, output_gradients == Py_None ? NULL : &request, NULL, NULL};
     if (status)
@@ -186,10 +185,9 @@ static call call_begin(PyObject *object) { return (call){.state = STATE(object),
 
 /* The inputs of a call that may have none; they say which shapes are meant. */
 static int read_inputs(call *query, PyObject *inputs) {
-    int failed = inputs && inputs != Py_None ? to_named(query->state, query->self->backend, query->self->compiled,
-                                                   inputs, "inputs", &query->scratch, &query->input, &query->count)
-                                             : 0;
-    return failed ? failed : note_source_line();
+    return inputs && inputs != Py_None ? to_named(query->state, query->self->backend, query->self->compiled, inputs,
+                                             "inputs", &query->scratch, &query->input, &query->count)
+                                       : 0;
 }
 
 static void *call_end(call *query) {
@@ -345,7 +343,6 @@ static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
         "a field for each member, in order");
     (void)unused;
     call query = call_begin(object);
-    if (note_source_line()) return NULL;
     size_t devices = devices_of(query.self);
     PyObject *result = NULL;
     query.communication = pool_take(&query.scratch, devices, sizeof *query.communication);

@@ -2,7 +2,6 @@
 #include "plan_cache.h"
 #include "engine/fault.h"
 #include "base/philox.h"
-#include <stdio.h>
 #include <string.h>
 
 /* ---------------------------------------------------------------- parameters */
@@ -150,7 +149,10 @@ static mth_status check_mask(const mth_array *array, const char *name) {
                                 : NULL;
     for (int64_t i = 0; !status && i < n; i++) {
         const double number = mth__dtype_load(array->dtype, values, i);
-        if (number != 0 && number != 1) status = mth__mask_error(number, name, "", "");
+        if (number == 0 || number == 1) continue;
+        char *holder = F("input '%s'", name);
+        status = mth__mask_error(number, holder, "", "");
+        mth__free(holder);
     }
     mth__free(gathered);
     return status;
@@ -160,15 +162,12 @@ static mth_status check_mask(const mth_array *array, const char *name) {
 static mth_status hold(
     const mth_compiled *compiled, const mth__plan *plan, size_t entry_number, mth_array *array, mth_array **out) {
     const mth__entry *entry = &plan->program->entry.at[entry_number];
-    char room[256], *name = room; /* a longer name is made: nothing is cut from it */
-    if (snprintf(room, sizeof room, "%s '%s'", what[entry->kind], entry->name) >= (int)sizeof room)
-        name = F("%s '%s'", what[entry->kind], entry->name);
-    if (!name) return mth__lacks_memory("a call", 0);
     const bool is_mask =
         entry->kind == MTH__ENTRY_INPUT && array->dtype != entry->dtype && compiled->ids[plan->number[entry_number]];
-    mth_status status = is_mask ? check_mask(array, name) : NULL;
-    if (!status) status = mth__array_as(array, name, &compiled->backend->devices, entry->dtype, &entry->sharding, out);
-    if (name != room) mth__free(name);
+    mth_status status = is_mask ? check_mask(array, entry->name) : NULL;
+    if (!status)
+        status = mth__array_as(
+            array, what[entry->kind], entry->name, &compiled->backend->devices, entry->dtype, &entry->sharding, out);
     const char *module = status ? mth__program_reader(plan->program, (int)entry_number) : NULL;
     return module ? mth__error_operator(status, module) : status;
 }

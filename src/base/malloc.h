@@ -3,9 +3,10 @@
 #define MTH__MALLOC_H
 #include <stddef.h>
 
-/* 64-byte aligned, from 4 MiB on large pages; NULL where memory is gone or the test says so */
+/* For data: 64-byte aligned, from 4 MiB on large pages; NULL where memory is gone or the test says so */
 void *mth__malloc(size_t);
-void *mth__calloc(size_t count, size_t size); /* checks the product; zeroed */
+void *mth__calloc_aligned(size_t count, size_t size); /* checks the product; zeroed */
+void *mth__calloc(size_t count, size_t size);         /* for objects: the same, aligned as malloc does */
 /* Addresses that are filled bit by bit, aligned to large pages. The system is to take large pages only where [from,
    to), which follows on what was covered before, has covered them whole: nothing is taken that nobody asked for. What
    is uncovered gives back its pages. */

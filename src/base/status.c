@@ -122,15 +122,18 @@ mth_status mth__error_errno(mth_status error, int code) {
     return error;
 }
 
-mth_status mth__error_source(mth_status error, const char *line) {
+/* The line of the operator takes the place of that of the call. */
+static mth_status replace_source(mth_status error, const char *line, bool of_call) {
     if (!error || error == &no_memory_error || (error->source && !error->of_call) || !line) return error;
     char *own = copy(line);
     if (!own) return error;
     mth__free(error->source);
     error->source = own;
-    error->of_call = false;
+    error->of_call = of_call;
     return remake_message(error);
 }
+mth_status mth__error_source(mth_status error, const char *line) { return replace_source(error, line, false); }
+void mth_error_set_source_line(mth_error *error, const char *line) { (void)replace_source(error, line, true); }
 
 mth_status mth__error_tensor(mth_status error, char *text) {
     if (!error || error == &no_memory_error || error->tensors == TENSORS || !text || text == mth__no_memory) {

@@ -227,7 +227,8 @@ mth_status mth__misfit(
 }
 
 /* All values in another dtype; in pieces, so that it ends where the thread's caller wants. */
-static mth_status convert(const mth_array *array, const char *what, const void *from, mth_dtype dtype, void *to) {
+static mth_status convert(
+    const mth_array *array, const char *kind, const char *name, const void *from, mth_dtype dtype, void *to) {
     enum { AT_ONCE = 1 << 17 };
     const int64_t n = mth__shape_size(array->shape), size = (int64_t)mth_dtype_size(array->dtype);
     for (int64_t i = 0; i < n; i += AT_ONCE) {
@@ -236,13 +237,17 @@ static mth_status convert(const mth_array *array, const char *what, const void *
         const int64_t some = n - i < AT_ONCE ? n - i : AT_ONCE,
                       lost = mth__dtype_convert_checked(
                           array->dtype, piece, dtype, (char *)to + i * (int64_t)mth_dtype_size(dtype), some);
-        if (lost >= 0) return mth__misfit(what, array->dtype, piece + lost * size, array->shape, i + lost, dtype);
+        if (lost < 0) continue;
+        char *what = F("%s '%s'", kind, name);
+        mth_status status = mth__misfit(what, array->dtype, piece + lost * size, array->shape, i + lost, dtype);
+        mth__free(what);
+        return status;
     }
     return NULL;
 }
 
-mth_status mth__array_as(
-    mth_array *a, const char *what, mth__devices *on, mth_dtype dtype, const mth__sharding *sharding, mth_array **out) {
+mth_status mth__array_as(mth_array *a, const char *kind, const char *name, mth__devices *on, mth_dtype dtype,
+    const mth__sharding *sharding, mth_array **out) {
     mth__sharding to = *sharding;
     mth__sharding_canonical(&to, a->shape);
     TRY(need_data(a));
@@ -266,7 +271,7 @@ mth_status mth__array_as(
     if (!status && a->dtype != dtype) {
         int64_t bytes = n * (int64_t)mth_dtype_size(dtype);
         cast = mth__malloc((size_t)bytes);
-        status = cast ? convert(a, what, whole, dtype, cast) : mth__lacks_memory("an array", bytes);
+        status = cast ? convert(a, kind, name, whole, dtype, cast) : mth__lacks_memory("an array", bytes);
     }
     if (!status) status = mth__array_fill(b, mth__fill_from_whole, cast ? cast : whole);
     mth__free(cast);

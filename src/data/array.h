@@ -44,9 +44,9 @@ mth_status mth__array_borrow(mth__devices *, mth_dtype, mth__shape, const mth__s
 mth_status mth__array_wrap(
     mth__devices *, mth_dtype, mth__shape, const mth__sharding *, mth__buffer **buffer, mth_array **out);
 /* The same values in another layout, on the devices of another backend or in another floating dtype; buffers are shared
-   where they can be. Fails where a finite value would become infinite: `what` is the array, "input 'x'". */
-mth_status mth__array_as(
-    mth_array *, const char *what, mth__devices *on, mth_dtype, const mth__sharding *, mth_array **out);
+   where they can be. Fails where a finite value would become infinite: of the `kind`, "input", the one of that name. */
+mth_status mth__array_as(mth_array *, const char *kind, const char *name, mth__devices *on, mth_dtype,
+    const mth__sharding *, mth_array **out);
 /* The error of `element`, at flat index `at` of a tensor, that the dtype `to` can't hold (mth__dtype_first_lost). */
 mth_status mth__misfit(const char *what, mth_dtype from, const void *element, mth__shape, int64_t at, mth_dtype to);
 /* Replaces the array's buffer, where the caller of mth_array_borrow owns its memory, by a copy among those of a run's

@@ -4,7 +4,7 @@
 
 static char *own_text(const char *text) {
     size_t n = strlen(text) + 1;
-    char *copy = mth__malloc(n);
+    char *copy = mth__calloc(n, 1);
     if (copy) memcpy(copy, text, n);
     return copy;
 }
@@ -69,31 +69,20 @@ mth_status mth__named_check(const mth_named *item, size_t count, const char *wha
     return NULL;
 }
 
-typedef struct {
-    const mth_named *item;
-    size_t count;
-} named_list;
-static mth_status check_once(void *context) {
-    const named_list *list = context;
-    mth__arena *arena = mth__arena_new();
-    mth__names names = {0};
-    mth_status status = NULL;
-    for (size_t i = 0; !status && i < list->count; i++)
-        if (mth__names_add(arena, &names, list->item[i].name) != (int)i)
-            status = FAIL(MTH_ERROR_KEY, F("arrays: '%s' is given twice", list->item[i].name), F("give it once"));
-    mth__arena_free(arena);
-    return status;
+static mth_status add_once(mth_arrays *arrays, size_t i, const mth_named *item) {
+    if (mth_arrays_find(arrays, item->name))
+        return FAIL(MTH_ERROR_KEY, F("arrays: '%s' is given twice", item->name), F("give it once"));
+    mth_array_retain(item->array);
+    return mth__arrays_set(arrays, i, item->name, item->array);
 }
 
 mth_status mth_arrays_create(const mth_named *item, size_t count, mth_arrays **out) {
     mth_arrays *arrays = NULL;
     TRY(mth__result_given(out));
     TRY(mth__named_check(item, count, "arrays"));
-    TRY(mth__guard(check_once, &(named_list){item, count}));
     TRY(mth__arrays_new(count, &arrays));
     for (size_t i = 0; i < count; i++) {
-        mth_array_retain(item[i].array);
-        mth_status status = mth__arrays_set(arrays, i, item[i].name, item[i].array);
+        mth_status status = add_once(arrays, i, &item[i]);
         if (status) {
             mth_arrays_free(arrays);
             return status;

@@ -279,6 +279,18 @@ TEST(errors_name_the_line_that_composed_the_operator) {
     CHECK_FAILS(mth_get_parameters(compiled, input, 2, 0, &parameters), MTH_ERROR_VALUE, "h: float32 (4, 3)");
     CHECK_FAILS(mth_get_parameters(compiled, input, 1, 0, &parameters), MTH_ERROR_KEY, "at train.py:50");
     mth_set_source_line(NULL);
+    mth_status status = mth_get_parameters(compiled, input, 1, 0, &parameters);
+    mth_error_set_source_line(status, NULL);
+    CHECK(!strstr(mth_error_get_message(status), "\n  at "));
+    mth_error_set_source_line(status, "train.py:51");
+    CHECK(strstr(mth_error_get_message(status), "\n  at train.py:51\n"));
+    mth_error_set_source_line(status, "train.py:52");
+    CHECK(strstr(mth_error_get_message(status), "\n  at train.py:52\n"));
+    mth_error_free(status);
+    status = mth_get_parameters(compiled, input, 2, 0, &parameters);
+    mth_error_set_source_line(status, "train.py:53");
+    CHECK(strstr(mth_error_get_message(status), "\n  at model.py:7\n"));
+    mth_error_free(status);
     mth_array_free(y);
     CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){4, 3}, 1, NULL, &y));
     input[1].array = y;

@@ -344,6 +344,7 @@ TEST(errors) {
     CHECK(!*mth_error_get_operator(NULL) && !mth_error_get_tensor_count(NULL) && !*mth_error_get_tensor(NULL, 0));
     CHECK(strcmp(mth_dtype_name((mth_dtype)0), "unknown") == 0 && mth_dtype_size((mth_dtype)99) == 0);
     mth_set_source_line(NULL);
+    mth_error_set_source_line(NULL, "train.py:12");
     mth_error_free(NULL);
 }
 RUN()

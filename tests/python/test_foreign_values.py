@@ -372,13 +372,14 @@ def test_a_stop_while_the_line_of_a_call_is_looked_for(backend, relu, stop):
     model = one_block(ml.Relu(), input="x", output="y")
     names = {Key(): 1, "ml": ml, "backend": backend, "model": model, "relu": relu, "X": X}
     for call in (
-        "ml.Linear(4)",
         "ml.Linear('x')",
+        "ml.Linear(-4)",
         "backend.zeros('x')",
-        "ml.compile(model, backend)",
-        "type(backend)(device_mesh=(2,))",
-        "relu.evaluate({}, {'x': X})",
-        "relu.get_parameters({'x': X})",
+        "backend.zeros(-1)",
+        "ml.compile(model, backend, outputs=['z'])",
+        "type(backend)(device_mesh=(0,))",
+        "relu.evaluate({}, {'z': X})",
+        "relu.get_parameters({'z': X})",
         "model.connect('a', 'b')",
         "model.__ior__(ml.Relu()(input='y', output='z'))",
     ):

@@ -105,7 +105,7 @@ static mth_status allocate(mth__executable *executable) {
             if (program->role.at[role_number].instr.at[i].stream >= executable->each)
                 executable->each = program->role.at[role_number].instr.at[i].stream + 1;
     executable->streams = executable->each * program->mesh->count;
-    executable->stream = mth__calloc((size_t)executable->streams, sizeof *executable->stream);
+    executable->stream = mth__calloc_aligned((size_t)executable->streams, sizeof *executable->stream);
     return executable->stream
         ? NULL
         : mth__lacks_memory("the streams", executable->streams * (int64_t)sizeof *executable->stream);

@@ -252,7 +252,7 @@ static mth_status new_view(
     const void *data = buffer->host;
     if (!status && !mth__shape_equal(real, padded)) {
         int64_t bytes = bytes_of(dtype, padded);
-        data = view->memory = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
+        data = view->memory = mth__calloc_aligned(bytes > 64 ? (size_t)bytes : 64, 1);
         if (!view->memory)
             status = mth__lacks_memory("an array", bytes);
         else

@@ -34,7 +34,7 @@ static mth_status zeros(mth__executable *executable, int slot, int device, PJRT_
     if (!*made) {
         const mth__slot *from = &executable->segments->slot.at[slot];
         const int64_t bytes = mth__shape_size(from->local) * (int64_t)mth_dtype_size(from->any->dtype);
-        void *data = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
+        void *data = mth__calloc_aligned(bytes > 64 ? (size_t)bytes : 64, 1);
         if (!data) return mth__lacks_memory("zeros", bytes);
         mth_status status = fill_slots(executable, device, from->any->dtype, from->local, data, made);
         mth__free(data);
