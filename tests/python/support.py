@@ -1,5 +1,7 @@
 """What several tests share: float64 references, and the comparison of values and gradients."""
 
+import contextlib
+import itertools
 import math
 import os
 import signal
@@ -15,6 +17,8 @@ from mithril.backends import CBackend
 
 engine = CBackend
 """The class of backends that `on` and compile_on make; conftest.py sets it."""
+HANGS = 600
+"""Seconds after which a test says that what it waits for hangs: far more than it takes where others compute too."""
 both_engines = pytest.mark.parametrize("engine", ["native", "xla"], indirect=True)
 
 
@@ -69,7 +73,7 @@ def in_child(work):
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(60)
+        signal.alarm(HANGS)
         try:
             said = str(work())
         except BaseException as error:
@@ -83,59 +87,106 @@ def in_child(work):
     return said if status == 0 else f"ended by {status}, said {said!r}"
 
 
-# ---------------------------------------------------------------- alarms
+# ---------------------------------------------------------------- signals
 # Time below is what the process computes: how much others on the machine compute meanwhile does not count.
-def computed(call, after=math.inf):
-    """The seconds that a call computes, and whether an alarm ended it, which comes once it has computed for `after`.
-    Another thread sends the alarm. It has the interpreter only while the call lets go of it, so that no alarm comes
-    before the call begins."""
+def computed(call, beside=None):
+    """The seconds that a call computes, and the TimeoutError or KeyboardInterrupt that ended it, else None. With it
+    begins beside(began, over) in another thread, which has the interpreter only while the call lets go of it."""
 
-    def handler(*_):
-        if not over.is_set():
-            raise TimeoutError
-
-    def strike():
+    def wait_for_the_call():
         with before_call:
-            while not over.is_set() and time.process_time() - began < after:
-                time.sleep(0.0005)
-            if not over.is_set():
-                os.kill(os.getpid(), signal.SIGALRM)
+            beside(began, over)
 
-    over, before_call, ended = threading.Event(), threading.Lock(), False
-    striker = threading.Thread(target=strike, daemon=True)
-    interval, old = sys.getswitchinterval(), signal.signal(signal.SIGALRM, handler)
+    over, before_call, error = threading.Event(), threading.Lock(), None
+    thread = threading.Thread(target=wait_for_the_call, daemon=True)
+    interval = sys.getswitchinterval()
     try:
         with before_call:
-            striker.start()
-            sys.setswitchinterval(60)
+            if beside:
+                thread.start()
+            sys.setswitchinterval(HANGS)
             began = time.process_time()
-        call()
+        _ = call()  # what it gives is freed when all is measured
         over.set()
-    except TimeoutError:
-        ended = True
+    except (TimeoutError, KeyboardInterrupt) as raised:
+        error = raised
     finally:
         took = time.process_time() - began
         over.set()
         sys.setswitchinterval(interval)
-        striker.join()
-        signal.signal(signal.SIGALRM, old)
-    return took, ended
+        if beside:
+            thread.join()
+    return took, error
 
 
-def check_that_alarms_end(make, after, check=lambda: None):
-    """Of a call that make() makes, an alarm once `after` of it is computed ends it then, and not when all is done; what
-    check() asserts holds whenever one was ended. Whole calls and ended ones are measured in turns, the least of each.
-    """
-    whole, taken = [], []
-    for _ in range(12):
-        whole.append(computed(make())[0])
-        took, ended = computed(make(), after * min(whole))
-        if ended:
-            taken.append(took)
+def strike(after, number=signal.SIGALRM, moments=None):
+    """What sends a signal, beside a call, once that has computed for `after`: never before it begins or when it is
+    over. Where others have the processor first it comes later; the list `moments` gets how late."""
+
+    def beside(began, over):
+        while not over.is_set() and time.process_time() - began < after:
+            time.sleep(0.0005)
+        if not over.is_set():
+            if moments is not None:
+                moments.append(time.process_time() - began)
+            os.kill(os.getpid(), number)
+
+    return beside
+
+
+@contextlib.contextmanager
+def handling(number, handler):
+    old = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, old)
+
+
+def too_late(*_):
+    raise TimeoutError("too late")
+
+
+def check_that_signals_end(make, check=lambda: None, number=signal.SIGALRM, handler=too_late, latest=0.6):
+    """Of a call that make() makes, a signal ends it then, and not when all is done: it computes less than half of what
+    was left. What check() asserts holds whenever one was ended so. The signal comes once a tenth is computed; where
+    others' work delays it beyond the share `latest`, it proves nothing. Whole calls are measured in turns with ended
+    ones, and the least counts."""
+    whole, rests, said = [], [], "too late" if handler is too_late else ""
+    with handling(number, handler):
+        for _ in range(100):
+            moments = []
+            whole.append(computed(make())[0])
+            took, error = computed(make(), strike(0.1 * min(whole), number, moments))
+            if not moments or moments[0] > latest * min(whole):
+                continue
+            assert error and str(error) == said
+            rests.append((took - moments[0]) / (min(whole) - moments[0]))
             check()
-        if len(taken) >= 3 and min(taken) < 0.5 * min(whole):
-            break
-    assert len(taken) >= 3 and min(taken) < 0.5 * min(whole), (taken, whole)
+            if len(rests) >= 3 and min(rests) < 0.5:
+                return
+            if len(rests) == 12:
+                break
+    raise AssertionError(f"calls compute {whole} s; those struck, the shares {rests} of what was left")
+
+
+def check_that_others_run(make):
+    """While a call that make() makes computes, another thread can have the interpreter: it has it in each stretch of
+    three fifths of the call."""
+    longest = []
+    for _ in range(50):
+        moments = [0]
+
+        def note(began, over, moments=moments):
+            while not over.is_set():
+                moments.append(time.process_time() - began)
+                time.sleep(0.0005)
+
+        took, _ = computed(make(), note)
+        longest.append(max(b - a for a, b in itertools.pairwise([*moments, took])) / took)
+        if longest[-1] < 0.6:
+            return
+    raise AssertionError(f"the shares of calls that nobody else had the interpreter: {longest}")
 
 
 def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e-5, gradient_tolerance=2e-4, skip=()):

@@ -21,6 +21,7 @@ import sys
 import pytest
 
 from mithril import MithrilError
+from support import HANGS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,7 +71,7 @@ def test_page(page, tmp_path, monkeypatch):
 def test_generated(tool):
     arguments = [] if UPDATE else ["--check"]
     run = subprocess.run(
-        [sys.executable, ROOT / "tools" / tool, *arguments], capture_output=True, text=True, timeout=120
+        [sys.executable, ROOT / "tools" / tool, *arguments], capture_output=True, text=True, timeout=HANGS
     )
     assert run.returncode == 0, run.stdout + run.stderr
 

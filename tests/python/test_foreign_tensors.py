@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foreign import Producer, refused
-from support import random
+from support import HANGS, random
 
 X = random(6, 8)
 
@@ -285,5 +285,5 @@ for spec in (PartitionSpec("a"), PartitionSpec()):
 
 def test_jax_arrays_over_devices():
     pytest.importorskip("jax", reason="jax is not installed")
-    run = subprocess.run([sys.executable, "-c", JAX_PARTS], capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", JAX_PARTS], capture_output=True, text=True, timeout=HANGS)
     assert run.returncode == 0, run.stderr

@@ -18,7 +18,7 @@ import pytest
 import mithril as ml
 from mithril.backends import CBackend, JaxBackend
 from mithril.errors import MithrilError, MithrilTypeError, MithrilValueError
-from support import close, f64, linear, one_block, random, relu
+from support import HANGS, close, f64, linear, one_block, random, relu
 
 X = random(8, 16)
 
@@ -154,7 +154,7 @@ def without_plugins(tmp_path, options):
         if not k.startswith("MITHRIL_PJRT") and k not in ("VIRTUAL_ENV", "PYTHONPATH", "HOME")
     }
     run = subprocess.run(
-        [sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=HANGS, env=environment, cwd=tmp_path
     )
     assert run.returncode == 0, run.stderr
     if run.stdout.startswith("found"):
@@ -184,7 +184,7 @@ def test_cache_on_disk(xla, tmp_path):
             f"c = ml.compile(m, JaxBackend(device_mesh=(2,), cache_dir={str(tmp_path)!r}))\n"
             "x = {'x': np.ones((2, 3), 'f')}\nc.evaluate(c.get_parameters(x), x)\nprint(c.explain())"
         )
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=quiet)
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, env=quiet)
         assert run.returncode == 0 and not run.stderr, run.stderr
         assert ("cache on disk" in run.stdout) == expected
     assert list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ import mithril as ml
 from acceptance_support import model_of, shifted
 from mithril.backends import CBackend, JaxBackend
 from mithril.errors import MithrilValueError
-from support import close, f64, one_block, random
+from support import HANGS, close, f64, one_block, random
 from test_acceptance_random import KINDS, OPTIONS, Blocks, random_spec
 
 SOAK = int(os.environ.get("MITHRIL_SOAK", "0"))
@@ -335,9 +335,9 @@ def test_forked_processes(xla):
     ours, theirs = fork.Pipe()
     child = fork.Process(target=in_child, args=(theirs, compiled, params, x))
     child.start()
-    assert ours.poll(30), "the child hangs"
+    assert ours.poll(HANGS), "the child hangs"
     *fixes, total = ours.recv()
-    child.join(30)
+    child.join(HANGS)
     assert (
         child.exitcode == 0
         and all("spawn" in f for f in fixes[:2])
@@ -366,7 +366,7 @@ def test_processes_share_a_cache(xla, tmp_path):
     for _ in range(2):
         runs = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
         for run in runs:
-            assert run.wait(120) == 0, run.stderr.read().decode()
+            assert run.wait(HANGS) == 0, run.stderr.read().decode()
             run.stderr.close()
     assert len(list(tmp_path.glob("*.xla"))) == 3
 

@@ -14,7 +14,7 @@ import pytest
 import mithril as ml
 from error_cases_run import write_safetensors
 from mithril.backends import CBackend, JaxBackend
-from support import one_block, random
+from support import HANGS, one_block, random
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "limits.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `([^`]+)` \|", PAGE, re.M)
@@ -348,7 +348,7 @@ def flags_of_xla(beyond):
         "from mithril.backends import JaxBackend\ntry: JaxBackend(device_mesh=(1,))\nexcept ValueError as e: print(e)"
     )
     flags = {**os.environ, "XLA_FLAGS": flag.ljust(16382 + beyond)}
-    run = subprocess.run([sys.executable, "-c", code], env=flags, capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", code], env=flags, capture_output=True, text=True, timeout=HANGS)
     assert run.returncode == 0, run.stderr
     if run.stdout:
         assert "more than 16382 bytes of flags" in run.stdout

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from support import HANGS
+
 COMMA = """LC_NUMERIC
 decimal_point ","
 thousands_sep "."
@@ -74,7 +76,7 @@ def comma(tmp_path_factory):
     subprocess.run(
         ["localedef", "-c", "-i", folder / "source", "-f", "ANSI_X3.4-1968", folder / "comma"],
         capture_output=True,
-        timeout=60,
+        timeout=HANGS,
     )
     if not all((folder / "comma" / part).exists() for part in ("LC_NUMERIC", "LC_MESSAGES")):
         pytest.skip("localedef made no locale here")
@@ -84,7 +86,7 @@ def comma(tmp_path_factory):
 def said(name, folder, *words):
     environment = {**os.environ, "LOCPATH": str(folder), "LANGUAGE": "de"}
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, name, *words], capture_output=True, text=True, timeout=120, env=environment
+        [sys.executable, "-c", PROGRAM, name, *words], capture_output=True, text=True, timeout=HANGS, env=environment
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.split("\n", 1)

@@ -8,24 +8,27 @@ import numpy as np
 import pytest
 
 import mithril as ml
-from support import one_block
+from support import HANGS, one_block
 
 # A model of `layers` pairs of matrices (n, m), (m, n); prints bytes of weights, said and taken, then of all, said and
 # taken.
 GROWTH = """
-import sys, time, numpy as np, mithril as ml
+import os, sys, time, numpy as np, mithril as ml
 from mithril.backends import CBackend, JaxBackend
 
 name, mesh, spec, n, m, layers = sys.argv[1], *map(eval, sys.argv[2:])
 
 def resident():
-    # once XLA's threads have freed what they still held of the last run
+    # once XLA's threads have freed what they still held of the last run: all sleep, and nothing changes any more
     read = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+    state = lambda thread: open(f"/proc/self/task/{thread}/stat").read().rsplit(")", 1)[1].split()[0]
+    others = lambda: [thread for thread in os.listdir("/proc/self/task") if int(thread) != os.getpid()]
     last, steady = read(), 0
     while steady < 10:
         time.sleep(0.02)
         now = read()
-        last, steady = now, steady + 1 if now == last else 0
+        steady = steady + 1 if now == last and all(state(thread) == "S" for thread in others()) else 0
+        last = now
     return last
 
 def compile(backend, layers, inputs):
@@ -62,7 +65,7 @@ def growth(*arguments):
         [sys.executable, "-c", GROWTH, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANGS,
         env={**os.environ, **FRANK},
     )
     assert run.returncode == 0, run.stderr
@@ -146,7 +149,7 @@ print(sum(device["total"] for device in usage), (kilobytes("VmHWM") - before) * 
 
 def test_the_peak_is_the_report():
     """A model of 1 GB over 4 devices: the process takes what all devices are said to take, within 5%."""
-    run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=240)
+    run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=HANGS)
     assert run.returncode == 0, run.stderr
     said, taken = map(int, run.stdout.split())
     assert said > 1e9 and abs(taken - said) < 0.05 * said
@@ -196,7 +199,7 @@ print(peak() - before, all(np.asarray(results[f"y{i}"]) == i for i in range(coun
 def test_a_call_takes_memory_by_what_devices_hold():
     """Lists with a place for each entry and device would take 67 MB."""
     run = subprocess.run(
-        [sys.executable, "-c", MANY], env=os.environ | FRANK, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", MANY], env=os.environ | FRANK, capture_output=True, text=True, timeout=HANGS
     )
     assert run.returncode == 0, run.stderr
     grown, right = run.stdout.split()

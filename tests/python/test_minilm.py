@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import mithril as ml
+from support import HANGS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("minilm", ROOT / "examples" / "minilm.py")
@@ -66,7 +67,7 @@ def test_tokens(reference):
 def test_example(arguments):
     pytest.importorskip("tokenizers", reason="tokenizers is not installed")
     run = subprocess.run(
-        [sys.executable, ROOT / "examples" / "minilm.py", *arguments], capture_output=True, text=True, timeout=120
+        [sys.executable, ROOT / "examples" / "minilm.py", *arguments], capture_output=True, text=True, timeout=HANGS
     )
     assert run.returncode == 0, run.stderr
     assert "device 2:" in run.stdout and "Similarity" in run.stdout

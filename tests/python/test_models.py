@@ -15,6 +15,7 @@ import pytest
 import mithril as ml
 from mithril.backends import CBackend
 from support import (
+    HANGS,
     attention,
     close,
     f64,
@@ -440,7 +441,7 @@ def test_tied_embeddings():
     "arguments", ["", "bert mixtral --mesh 2,2", "gpt2 --stages 3", "llama --stages 2 --mesh 2,2,2"]
 )
 def test_example(arguments):
-    run = subprocess.run([sys.executable, EXAMPLE, *arguments.split()], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, EXAMPLE, *arguments.split()], capture_output=True, text=True, timeout=HANGS)
     assert run.returncode == 0, run.stderr
     losses = re.findall(r"loss (\S+) to ([\d.]+)", run.stdout)
     assert len(losses) == (sum(family in arguments for family in FAMILIES) or len(FAMILIES))

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +17,20 @@ import mithril as ml
 from mithril import backends
 from mithril.backends import CBackend, ReferenceBackend
 from mithril.errors import MithrilKeyError
-from support import close, compile_on, f64, linear, one_block, random
+from support import (
+    HANGS,
+    check_that_signals_end,
+    close,
+    compile_on,
+    computed,
+    f64,
+    handling,
+    linear,
+    one_block,
+    random,
+    strike,
+    too_late,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 X = random(6, 8)
@@ -37,7 +49,7 @@ def test_signatures():
 
 def test_stubs_are_current():
     run = subprocess.run(
-        [sys.executable, ROOT / "tools" / "generate_stubs.py", "--check"], capture_output=True, text=True, timeout=60
+        [sys.executable, ROOT / "tools" / "generate_stubs.py", "--check"], capture_output=True, text=True, timeout=HANGS
     )
     assert run.returncode == 0, run.stderr
 
@@ -60,7 +72,7 @@ def test_types(what):
         os.devnull,
         *checked,
     ]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT / "examples")
+    run = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, cwd=ROOT / "examples")
     assert run.returncode == 0, run.stdout
 
 
@@ -68,7 +80,7 @@ def test_types(what):
 def test_example(example, request):
     if example == "xla.py":
         request.getfixturevalue("xla")
-    run = subprocess.run([sys.executable, ROOT / "examples" / example], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, ROOT / "examples" / example], capture_output=True, text=True, timeout=HANGS)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout
 
@@ -193,60 +205,38 @@ def long_model():
     return model
 
 
-def test_interrupt():
-    """Ctrl-C ends a run at once; a handler that returns lets it finish; all stays usable."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM, signal.SIGTERM])
+def test_signals_end_a_run(number):
+    """Ctrl-C, a time limit by an alarm, a request to end: a handler that raises ends the run at once, with what it
+    raised; all stays usable."""
     compiled = compile_on((1,), long_model())
-    x = random(2048, 512)
+    x, small = random(512, 512), {"x": random(1, 512)}
     params = compiled.get_parameters({"x": x})
-    small = {"x": x[:1]}
     want = next(iter(compiled.evaluate(params, small).values()))
-
-    def strike(after):
-        threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-
     compiled.program_text({"x": x})
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is born deaf to it
-    strike(0.3)
-    began = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
-        compiled.evaluate(params, {"x": x})
-        time.sleep(5)
-    assert time.perf_counter() - began < 2
-    assert np.array_equal(np.asarray(next(iter(compiled.evaluate(params, small).values()))), np.asarray(want))
-    seen = []
-    old = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
-    try:
-        strike(0.05)
-        result = next(iter(compiled.evaluate(params, {"x": x[:256]}).values()))
-        time.sleep(0.1)
-        assert seen and result.shape == (256, 512)
-    finally:
-        signal.signal(signal.SIGINT, old)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def check():
+        assert np.array_equal(np.asarray(next(iter(compiled.evaluate(params, small).values()))), np.asarray(want))
+        compiled.program_text({"x": x})
+
+    handler = signal.default_int_handler if number == signal.SIGINT else too_late
+    check_that_signals_end(lambda: lambda: compiled.evaluate(params, {"x": x}), check, number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGTERM])
-def test_other_signals_end_a_run(number):
-    """A time limit by an alarm, a request to end: a handler that raises ends the run at once, with what it raised."""
-    compiled = compile_on((1,), long_model())
-    x = random(2048, 512)
+def test_a_handler_that_returns_lets_a_run_finish():
+    compiled, x = compile_on((1,), long_model()), random(256, 512)
     params = compiled.get_parameters({"x": x})
-    compiled.program_text({"x": x})
-
-    def too_late(*_):
-        raise TimeoutError("too late")
-
-    old = signal.signal(number, too_late)
-    try:
-        threading.Timer(0.3, lambda: os.kill(os.getpid(), number)).start()
-        began = time.perf_counter()
-        with pytest.raises(TimeoutError, match="too late"):
-            compiled.evaluate(params, {"x": x})
-            time.sleep(5)
-        assert time.perf_counter() - began < 2
-    finally:
-        signal.signal(number, old)
-    assert next(iter(compiled.evaluate(params, {"x": x[:1]}).values())).shape == (1, 512)
+    want = np.asarray(next(iter(compiled.evaluate(params, {"x": x}).values())))
+    results, seen = [], []
+    run = lambda: results.append(next(iter(compiled.evaluate(params, {"x": x}).values())))
+    whole, _ = computed(run)
+    with handling(signal.SIGINT, lambda *_: seen.append(len(results))):
+        for _ in range(12):  # a run that others' work makes faster than the first may be over before the signal
+            computed(run, strike(0.3 * whole, signal.SIGINT))
+            if seen:
+                break
+    assert seen == [len(results) - 1]  # before the run ended
+    assert all(np.array_equal(np.asarray(result), want) for result in results)
 
 
 def metadata_of_distribution():
@@ -276,7 +266,7 @@ def test_namesake_is_named(tmp_path):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     assert run().stderr == ""
@@ -297,32 +287,20 @@ def test_subinterpreter_imports_cleanly():
         "import mithril as b\nassert a.Linear is not b.Linear\n"
         "for ml in (a, b):\n    m = ml.Model(); m |= ml.Relu()(input='x', output='y')"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS)
     assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("make", ["randn", "randint", "zeros", "get_parameters"])
 def test_signals_end_the_filling_of_arrays(make):
-    """Drawing many numbers takes seconds: a handler that raises ends it at once."""
+    """Drawing many numbers takes long: a handler that raises ends it at once."""
     backend = CBackend(device_mesh=(2,))
-    compiled = compile_on((1,), one_block(ml.Linear(10000), input="x", output="y"), shapes={"x": (2, 20000)})
+    compiled = compile_on((1,), one_block(ml.Linear(4000), input="x", output="y"), shapes={"x": (2, 4000)})
     calls = {
-        "randn": lambda: backend.randn(20000, 10000),
-        "randint": lambda: backend.randint(0, 5, (20000, 10000)),
-        "zeros": lambda: backend.zeros(40000, 20000),
+        "randn": lambda: backend.randn(4000, 4000),
+        "randint": lambda: backend.randint(0, 5, (4000, 4000)),
+        "zeros": lambda: backend.zeros(16000, 4000),
         "get_parameters": compiled.get_parameters,
     }
-
-    def too_late(*_):
-        raise TimeoutError("too late")
-
-    old = signal.signal(signal.SIGALRM, too_late)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(TimeoutError, match="too late"):
-            calls[make]()
-            time.sleep(5)  # a machine that is faster than that
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+    check_that_signals_end(lambda: calls[make])
     assert np.asarray(backend.zeros(3)).tolist() == [0, 0, 0]

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from support import HANGS
+
 
 def interpreters():
     for name in ("_interpreters", "_xxsubinterpreters"):
@@ -34,6 +36,6 @@ def test_subinterpreters_are_refused(first):
             "print('done')",
         ]
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANGS)
     assert "refused:" in run.stdout and "subinterpreter" in run.stdout and "fix:" in run.stdout, run
     assert "done" in run.stdout and run.returncode == 0, run
