@@ -6,7 +6,6 @@
 #include "guarded.h"
 #include "program_maker.h"
 #include <pthread.h>
-#include <time.h>
 
 static const mth__engine_vtable *const native = &mth__engine_native;
 enum { THREADS = 4, ROUNDS = 3 /* of the communication in a program, in the same memory */ };
@@ -286,35 +285,24 @@ GUARDED(several_threads_share_an_engine) {
     session_end(&first.s);
 }
 
-static atomic_int stop_flag;
-static bool is_stopped(void *flag) { return atomic_load((atomic_int *)flag) != 0; }
-static const mth__stop stop_when_told = {is_stopped, &stop_flag};
-static void *stop_soon(void *none) {
-    nanosleep(&(struct timespec){0, 5000000}, NULL);
-    atomic_store(&stop_flag, 1);
-    return none;
-}
+static atomic_int questions; /* whether to stop, that are answered by no before all are by yes */
+static bool is_stopped(void *left) { return atomic_fetch_sub((atomic_int *)left, 1) <= 0; }
+static const mth__stop stop_after_questions = {is_stopped, &questions};
+/* A run ends at any question, and asks for each instruction. */
 GUARDED(stop) {
-    maker m = chain(arena, 2, 4000, (mth__shape){2, {100, 1000}});
+    enum { LENGTH = 4000 };
+    maker m = chain(arena, 2, LENGTH, (mth__shape){2, {100, 1000}});
     session s = session_new(m.p, THREADS);
     fill_entries(&s, 100000);
-    atomic_store(&stop_flag, 1);
-    CHECK_FAILS(native->run(s.x, s.entry, s.exit, &(mth__control){.stop = &stop_when_told}), MTH_ERROR_INTERRUPTED,
-        "interrupted");
-    CHECK(!s.exit[0] && !s.exit[1]);
-    for (int i = 0; i < 3; i++) {
-        atomic_store(&stop_flag, 0);
-        pthread_t thread;
-        pthread_create(&thread, NULL, stop_soon, NULL);
-        mth_status status = native->run(s.x, s.entry, s.exit, &(mth__control){.stop = &stop_when_told});
-        CHECK(!status || mth_error_get_code(status) == MTH_ERROR_INTERRUPTED);
-        mth_error_free(status);
-        pthread_join(thread, NULL);
-        release_exits(&s);
+    for (int i = 0; i < 4; i++) {
+        atomic_store(&questions, i * LENGTH / 4);
+        CHECK_FAILS(native->run(s.x, s.entry, s.exit, &(mth__control){.stop = &stop_after_questions}),
+            MTH_ERROR_INTERRUPTED, "interrupted");
+        CHECK(!s.exit[0] && !s.exit[1]);
     }
-    atomic_store(&stop_flag, 0);
-    CHECK_STATUS(native->run(s.x, s.entry, s.exit, &(mth__control){.stop = &stop_when_told}));
-    CHECK(((float *)native->memory.host(s.exit[1]))[99999] == 4001);
+    atomic_store(&questions, INT32_MAX);
+    CHECK_STATUS(native->run(s.x, s.entry, s.exit, &(mth__control){.stop = &stop_after_questions}));
+    CHECK(((float *)native->memory.host(s.exit[1]))[99999] == LENGTH + 1);
     session_end(&s);
 }
 

@@ -121,7 +121,7 @@ TEST(an_interrupt_is_for_the_runs_that_are_under_way) {
         CHECK(stopped > 0);
         for (int k = 0; k < WORKERS; k++) {
             int right = atomic_load(&w[k].right);
-            for (int i = 0; i < 5000 && atomic_load(&w[k].right) < right + 3; i++) usleep(2000);
+            for (int i = 0; i < 300000 && atomic_load(&w[k].right) < right + 3; i++) usleep(2000);
             CHECK(atomic_load(&w[k].right) >= right + 3);
             atomic_store(&w[k].over, 1);
         }

@@ -152,7 +152,8 @@ def check_that_signals_end(make, check=lambda: None, number=signal.SIGALRM, hand
     was left. What check() asserts holds whenever one was ended so. The signal comes once a tenth is computed; where
     others' work delays it beyond the share `latest`, it proves nothing. Whole calls are measured in turns with ended
     ones, and the least counts."""
-    whole, rests, said = [], [], "too late" if handler is too_late else ""
+    said = "too late" if handler is too_late else ""
+    whole, struck = [computed(make())[0] for _ in range(2)], []  # the first one also gets memory from the system
     with handling(number, handler):
         for _ in range(100):
             moments = []
@@ -161,13 +162,14 @@ def check_that_signals_end(make, check=lambda: None, number=signal.SIGALRM, hand
             if not moments or moments[0] > latest * min(whole):
                 continue
             assert error and str(error) == said
-            rests.append((took - moments[0]) / (min(whole) - moments[0]))
+            struck.append((moments[0], took))
             check()
+            rests = [(took - moment) / max(min(whole) - moment, 1e-9) for moment, took in struck]
             if len(rests) >= 3 and min(rests) < 0.5:
                 return
             if len(rests) == 12:
                 break
-    raise AssertionError(f"calls compute {whole} s; those struck, the shares {rests} of what was left")
+    raise AssertionError(f"calls compute {whole} s; struck at, they compute {struck}")
 
 
 def check_that_others_run(make):
