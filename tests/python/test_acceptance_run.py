@@ -275,8 +275,8 @@ def computed_by(process):
 
 
 def test_ctrl_c_stops_a_run():
-    """In the middle of a long evaluate: KeyboardInterrupt soon, and all can be used again. When and how soon is measured
-    by what the process computes."""
+    """In the middle of a long evaluate: KeyboardInterrupt soon, and all can be used again. When and how soon is
+    measured by what the process computes."""
     code = (
         PROGRAM.format(layers=40, width=512, batch=8192)
         + """
