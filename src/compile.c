@@ -117,14 +117,13 @@ static mth_status accumulate(planning_state *planning) { return distribute(plann
 
 static mth_status program(planning_state *planning) {
     mth_backend *backend = planning->compiled->backend;
+    const mth__engine_traits *traits = &backend->vtable->traits;
     TRY(mth__check_kernels(planning->graph, backend->vtable));
-    if (backend->distribute.overlap && backend->vtable->traits.streams < 2)
+    if (backend->distribute.overlap && traits->streams < 2)
         return FAIL(MTH_ERROR_UNSUPPORTED,
             F("overlap_communication: a device of the %s engine does one thing after the other", backend->vtable->name),
             F("leave overlap_communication out"));
-    mth__emit_options options = {.overlap = backend->distribute.overlap,
-        .views = backend->vtable->traits.views,
-        .owns = backend->vtable->traits.owns};
+    mth__emit_options options = {.overlap = backend->distribute.overlap, .views = traits->views, .owns = traits->owns};
     memcpy(options.algorithm, backend->algorithm, sizeof options.algorithm);
     TRY(mth__emit(planning->plan->arena, planning->graph, &options, &planning->plan->program));
     planning->plan->global = planning->global;

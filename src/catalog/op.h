@@ -149,6 +149,11 @@ static inline int mth__row_operands(const mth__op *op, int nin, bool accumulates
 static inline int mth__accumulator(const mth__op *op, int nin, int result) {
     return op->accumulates >> result & 1 ? nin - __builtin_popcount(op->accumulates >> result) : -1;
 }
+/* The sum so far to which result k of a node is added; NULL: none. */
+static inline const mth__value *mth__sum_below(const mth__node *node, int k) {
+    const int sum = node->accumulates ? mth__accumulator(node->op, node->nin, k) : -1;
+    return sum < 0 ? NULL : node->in[sum];
+}
 
 /* Operand `at`, or the result at - nin behind the operands. */
 static inline mth__value *mth__operand_or_result(const mth__node *node, int at) {
@@ -164,6 +169,14 @@ int mth__first_floating_but(const mth__node *, mth_dtype);
 /* A `keep` by which one device reads a parameter that lies whole on each of several: its result is a view of what that
    device has, unless it leaves the program. */
 bool mth__keeps_whole(const mth__node *);
+
+/* Is this result of a computation memory that the engine's library allocates? */
+typedef bool mth__owns(const mth__node *, int result);
+/* By value id, which results are: those of which `owns` says so (NULL: none), but for what leaves the program
+   (`leaves`, by value id), which the engine makes out of what its library allocated. A result that is added to a sum so
+   far takes over its memory: it is the library's where the sum's first term is, whatever `owns` says of it, and no term
+   of a sum that leaves is. owned.c */
+bool *mth__owned_values(mth__arena *, const mth__graph *, mth__owns *owns, const bool *leaves);
 /* Checks the number of operands and results, dtypes and attributes; sets dtype and shape of the results. */
 mth_status mth__op_infer(mth__node *);
 /* In which a node adds up, and any row computes with elements of 16 bits; 0: its row adds nothing up. */

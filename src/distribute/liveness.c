@@ -6,11 +6,12 @@ typedef struct {
     const mth__graph *graph;
     int device;
     bool views;
-    int *base;      /* by value id: the value whose bytes it is a view of, itself, or -1: none of this device */
-    int *last;      /* by id of a base: its last reader */
-    int *block;     /* by value id: the live it lies in, or -1 */
-    bool *leaves;   /* by value id: its bytes are an output's */
-    int64_t *bytes; /* by value id: of this device's part */
+    int *base;         /* by value id: the value whose bytes it is a view of, itself, or -1: none of this device */
+    int *last;         /* by id of a base: its last reader */
+    int *block;        /* by value id: the live it lies in, or -1 */
+    bool *leaves;      /* by value id: its bytes are an output's */
+    int64_t *bytes;    /* by value id: of this device's part */
+    const bool *owned; /* by value id */
     VEC(mth__live) live;
     VEC(bool) in_output; /* by live: an output has taken it over, so its bytes are in the output's own memory */
     VEC(int) written;    /* by live: the last node of which a result lies in it */
@@ -76,20 +77,16 @@ static void find_bases(liveness *life) {
     }
 }
 
-/* The sum so far to which result k is added; NULL: none. */
-static const mth__value *sum_below(const mth__node *node, int k) {
-    const int sum = node->accumulates ? mth__accumulator(node->op, node->nin, k) : -1;
-    return sum < 0 ? NULL : node->in[sum];
-}
-
 /* The number of the live that result k takes over from an operand that nobody needs after node `at`; -1: none. */
 static int taken_over(const liveness *life, const mth__node *node, int at, int k) {
-    const mth__value *sum = sum_below(node, k), *value = node->out[k];
+    const mth__value *sum = mth__sum_below(node, k), *value = node->out[k];
     if (sum) return life->block[life->base[sum->id]];
-    if (!((node->op->flags & MTH__ELEMENTWISE) || node->op->row == MTH__ROW_all_reduce)) return -1;
+    if (!((node->op->flags & MTH__ELEMENTWISE) || node->op->row == MTH__ROW_all_reduce) || life->owned[value->id])
+        return -1;
     for (int j = 0; j < node->nin; j++) {
         const int base = life->base[node->in[j]->id], block_number = life->block[base];
         if (block_number < 0 || life->in_output.at[block_number] || life->live.at[block_number].last != at) continue;
+        if (life->live.at[block_number].owned) continue;
         if (life->written.at[block_number] == at) continue; /* by another result of the node */
         if (node->in[j]->dtype != value->dtype || life->bytes[node->in[j]->id] != life->bytes[value->id]) continue;
         if (life->bytes[base] == life->bytes[value->id]) return block_number;
@@ -103,9 +100,12 @@ static void place_result(liveness *life, mth__arena *arena, const mth__node *nod
     int block_number = taken_over(life, node, at, k);
     if (block_number < 0) {
         if (life->leaves[value->id] || life->bytes[value->id] == 0) return;
-        const int64_t units = mth__ceil_div(life->bytes[value->id], MTH__ALIGNMENT);
+        const bool owned = life->owned[value->id];
+        const int64_t bytes = life->bytes[value->id], units = mth__ceil_div(bytes, MTH__ALIGNMENT);
         block_number = (int)life->live.n;
-        PUSH(arena, life->live, ((mth__live){.value = value->id, .first = at, .bytes = units * MTH__ALIGNMENT}));
+        PUSH(arena, life->live,
+            ((mth__live){
+                .value = value->id, .first = at, .owned = owned, .bytes = owned ? bytes : units * MTH__ALIGNMENT}));
         PUSH(arena, life->in_output, false);
         PUSH(arena, life->written, at);
     }
@@ -122,13 +122,14 @@ static void find_lives(liveness *life, mth__arena *arena) {
         const mth__node *node = graph->node.at[i];
         if (!here(life, node->on)) continue;
         for (int k = 0; k < node->nout; k++) /* the others may lie on no operand that is a sum */
-            if (sum_below(node, k)) place_result(life, arena, node, i, k);
+            if (mth__sum_below(node, k)) place_result(life, arena, node, i, k);
         for (int k = 0; k < node->nout; k++)
-            if (!sum_below(node, k)) place_result(life, arena, node, i, k);
+            if (!mth__sum_below(node, k)) place_result(life, arena, node, i, k);
     }
 }
 
-int mth__live_values(mth__arena *arena, const mth__graph *graph, int device, bool views, mth__live **out) {
+int mth__live_values(
+    mth__arena *arena, const mth__graph *graph, int device, bool views, mth__owns *owns, mth__live **out) {
     mth__arena *scratch = mth__arena_new();
     liveness life = {.graph = graph,
         .device = device,
@@ -139,6 +140,7 @@ int mth__live_values(mth__arena *arena, const mth__graph *graph, int device, boo
         .leaves = NEW_ARRAY(scratch, bool, graph->values),
         .bytes = NEW_ARRAY(scratch, int64_t, graph->values)};
     find_leaving(&life);
+    life.owned = mth__owned_values(scratch, graph, owns, life.leaves);
     find_bases(&life);
     find_lives(&life, scratch);
     int count = 0;
@@ -149,10 +151,10 @@ int mth__live_values(mth__arena *arena, const mth__graph *graph, int device, boo
     return count;
 }
 
-int64_t mth__live_peak(const mth__graph *graph, int device, bool views, int *at) {
+int64_t mth__live_peak(const mth__graph *graph, int device, bool views, mth__owns *owns, int *at) {
     mth__arena *arena = mth__arena_new();
     mth__live *live;
-    const int count = mth__live_values(arena, graph, device, views, &live);
+    const int count = mth__live_values(arena, graph, device, views, owns, &live);
     int64_t *change = NEW_ARRAY(arena, int64_t, graph->node.n + 1), bytes = 0, most = 0;
     *at = 0;
     for (int number = 0; number < count; number++) {

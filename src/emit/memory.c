@@ -466,17 +466,24 @@ mth_status mth__emit_memory(mth__program *program, int64_t least_lent) {
     return NULL;
 }
 
+void mth__last_uses(mth__arena *arena, const mth__program *program, const mth__role *role, int *last) {
+    layout pass = {
+        .scratch = arena, .program = program, .role = role, .open = NEW_ARRAY(arena, int, program->channel.n)};
+    find_lifetimes(&pass);
+    for (int number = 0; number < (int)role->value.n; number++)
+        last[number] = last_of(&pass, mth__base_of(role, number));
+}
+
 int64_t mth__own_peak(const mth__program *program, const mth__role *role, mth__space space) {
     mth__arena *scratch = mth__arena_new();
-    layout pass = {
-        .scratch = scratch, .program = program, .role = role, .open = NEW_ARRAY(scratch, int, program->channel.n)};
     int64_t *change = NEW_ARRAY(scratch, int64_t, role->instr.n + 2), live = 0, peak = 0;
-    find_lifetimes(&pass);
+    int *last_use = NEW_ARRAY(scratch, int, role->value.n);
+    mth__last_uses(scratch, program, role, last_use);
     for (int i = 0; i < (int)role->instr.n; i++) {
         const mth__instr *instruction = &role->instr.at[i];
         for (int j = 0; j < instruction->nout + (instruction->scratch >= 0); j++) {
             const int number = j < instruction->nout ? instruction->out[j] : instruction->scratch,
-                      last = last_of(&pass, number);
+                      last = last_use[number];
             const int sum = instruction->accumulates && j < instruction->nout
                 ? mth__accumulator(instruction->op, instruction->nin, j)
                 : -1;
@@ -492,12 +499,4 @@ int64_t mth__own_peak(const mth__program *program, const mth__role *role, mth__s
     }
     mth__arena_free(scratch);
     return peak;
-}
-
-void mth__last_uses(mth__arena *arena, const mth__program *program, const mth__role *role, int *last) {
-    layout pass = {
-        .scratch = arena, .program = program, .role = role, .open = NEW_ARRAY(arena, int, program->channel.n)};
-    find_lifetimes(&pass);
-    for (size_t number = 0; number < role->value.n; number++)
-        last[number] = last_of(&pass, mth__base_of(role, (int)number));
 }

@@ -18,8 +18,8 @@ typedef struct {
     int *exit_of, *next_exit;
     mth__algorithm algorithm[MTH__CHANNEL_KINDS];
     bool overlap, views, global;
-    bool (*owns)(const mth__node *, int result);
-    mth__names taken; /* in use */
+    const bool *owned; /* by value id */
+    mth__names taken;  /* in use */
 } emission;
 
 /* ---------------------------------------------------------------- names */
@@ -113,15 +113,13 @@ static void lie_in_exit(const emission *pass, mth__program_value *value, int exi
     if (pass->global) value->sharding = pass->program->exit.at[exit_number].sharding;
 }
 
-/* A result of an instruction: in the slab, or in the exit that it is. */
+/* A result of an instruction: in the slab, or the engine's own, or in the exit that it is. */
 static int new_result(emission *pass, int role_number, const mth__value *value, int hint) {
     mth__program_value made = describe(pass, role_number, value);
     int exit_number = pass->exit_of[value->id];
     if (exit_number >= 0)
         lie_in_exit(pass, &made, exit_number);
-    else if (pass->owns && value->kind == MTH__VALUE_NODE &&
-        !(value->node->op->flags & MTH__COMM && value->node->op->row != MTH__ROW_keep) &&
-        pass->owns(value->node, value->index))
+    else if (pass->owned[value->id])
         made.storage = MTH__IN_OWN;
     int index = push_value(pass, role_number, made);
     set_slot(pass, value, role_number, hint, index);
@@ -471,7 +469,13 @@ static void reserve(emission *pass) {
     }
 }
 
-static mth_status emit(emission *pass) {
+static void find_owned(emission *pass, mth__owns *owns) {
+    bool *leaves = NEW_ARRAY(pass->scratch, bool, pass->graph->values);
+    for (int id = 0; id < pass->graph->values; id++) leaves[id] = pass->exit_of[id] >= 0;
+    pass->owned = mth__owned_values(pass->scratch, pass->graph, owns, leaves);
+}
+
+static mth_status emit(emission *pass, mth__owns *owns) {
     const mth__graph *graph = pass->graph;
     size_t values = (size_t)graph->values;
     TRY(check_placed(graph));
@@ -481,6 +485,7 @@ static mth_status emit(emission *pass) {
     pass->name = NEW_ARRAY(pass->scratch, const char *, values);
     reserve(pass);
     add_exits(pass);
+    find_owned(pass, owns);
     add_entries(pass, (const mth__value *const *)graph->input.at, graph->input.n, MTH__ENTRY_INPUT);
     add_entries(pass, (const mth__value *const *)graph->parameter.at, graph->parameter.n, MTH__ENTRY_PARAMETER);
     add_entries(pass, (const mth__value *const *)graph->seed.at, graph->seed.n, MTH__ENTRY_SEED);
@@ -491,18 +496,14 @@ static mth_status emit(emission *pass) {
 
 mth_status mth__emit_program(
     mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, bool global, mth__program **out) {
-    emission pass = {.arena = arena,
-        .graph = graph,
-        .overlap = options->overlap,
-        .views = options->views,
-        .owns = options->owns,
-        .global = global};
+    emission pass = {
+        .arena = arena, .graph = graph, .overlap = options->overlap, .views = options->views, .global = global};
     TRY(read_options(options, pass.algorithm));
     pass.scratch = mth__arena_new();
     pass.program = NEW(arena, mth__program);
     pass.program->arena = arena;
     pass.program->mesh = graph->mesh;
-    mth_status status = emit(&pass);
+    mth_status status = emit(&pass, options->owns);
     mth__arena_free(pass.scratch);
     if (!status) *out = pass.program;
     return status;

@@ -81,7 +81,7 @@ typedef enum {
     MTH__IN_EXIT,  /* becomes the caller's */
     MTH__IN_LENT,  /* bytes of an exit, before it is written */
     MTH__IN_ALIAS, /* of another value */
-    MTH__IN_OWN    /* the engine's own: it allocates when the value is written and frees behind its last reader */
+    MTH__IN_OWN    /* the engine's own: it allocates when the value is written and frees behind mth__last_uses */
 } mth__storage;
 /* what a value's bytes are reported as */
 typedef enum {
@@ -187,9 +187,8 @@ typedef struct mth__program {
 typedef struct {
     const char *algorithm[MTH__CHANNEL_KINDS]; /* by collective_ops; NULL is direct */
     bool overlap;
-    bool views; /* slices that lie in one piece become ALIAS values; else all are computed */
-    /* results of computations whose memory is the engine's own, unless they leave; NULL: none */
-    bool (*owns)(const mth__node *, int result);
+    bool views;      /* slices that lie in one piece become ALIAS values; else all are computed */
+    mth__owns *owns; /* results that become OWN: mth__owned_values */
 } mth__emit_options;
 mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *, mth__program **out);
 /* global.c: the second product, for an engine with a partitioner of its own: the graph as `shard` left it (before
@@ -199,8 +198,9 @@ mth_status mth__emit_global(mth__arena *, const mth__graph *, mth__program **out
 /* memory.c: offsets in each space, in place; sets the slabs. Exits lend their bytes to values of at least `least_lent`
    bytes; 0: to none. */
 mth_status mth__emit_memory(mth__program *, int64_t least_lent);
-/* By value: the last instruction that reads or writes its bytes, through views too, or the WAIT that lets go of them.
-   -1: none does. */
+/* By value: the instruction behind which its memory is free, the last that reads or writes its bytes, through views
+   too, or the WAIT that lets go of them; of a sum so far, the one whose result takes the memory over. A view has its
+   base's. -1: none does. */
 void mth__last_uses(mth__arena *, const mth__program *, const mth__role *, int *last);
 /* The most bytes of values that are the engine's own which live at once in a space, each from its writer to its last
    reader. */

@@ -171,7 +171,8 @@ static mth_status measure(bench *machine, measured_work *make, int64_t size, dou
     mth__graph *graph = mth__graph_new(machine->arena, mesh);
     TRY(make(graph, mesh, size, &result));
     PUSH(machine->arena, graph->output, ((mth__output){.name = "y", .value = result}));
-    TRY(mth__emit(machine->arena, graph, &(mth__emit_options){.views = machine->vtable->traits.views}, &program));
+    TRY(mth__emit(machine->arena, graph,
+        &(mth__emit_options){.views = machine->vtable->traits.views, .owns = machine->vtable->traits.owns}, &program));
     TRY(mth__emit_memory(program, machine->vtable->traits.least_lent));
     TRY(mth__program_verify(program));
     TRY(time_program(machine, program, seconds));

@@ -186,6 +186,12 @@ static mth__graph *random_graph(mth__arena *arena, unsigned seed) {
     return plan.g;
 }
 
+/* Of an engine whose library allocates half of the results, chosen by the node's number. */
+static unsigned owned_salt;
+static bool owns_some(const mth__node *node, int result) {
+    return ((unsigned)(node->id * 5 + result + 1) * 2654435761u ^ owned_salt * 2246822519u) >> 16 & 1;
+}
+
 /* Overlap, views and an algorithm for each kind of collective. */
 static mth__emit_options random_emit_options(unsigned seed) {
     static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
