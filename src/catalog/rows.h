@@ -36,8 +36,10 @@
  * rms_norm (epsilon): x, weight -> y, rstd.  rms_norm_grad: x, weight, rstd, dy -> dx, dweight
  * attention (causal, scale): q[b,s,g,r,d], k[b,t,g,d], v[b,t,g,e], mask?[b,t] (bool or int32 or floating, 0 =
  *   hidden) -> o[b,s,g,r,e], most[b,s,g,r], sum[b,s,g,r]
- *   o = softmax_t(scale * q.k) v; causal: key t is seen by query s where t <= s (global indices). most: the largest
- *   score that s sees, sum: of exp(score - most). A query that sees no key, or scores of -inf alone, gives 0, -inf, 0.
+ *   o = softmax_t(scale * q.k) v; causal: key t is seen by query s where t <= s (global indices). sum * exp(most): the
+ *   sum of exp(score) over the keys that s sees. An engine chooses most, as long as the gradient, which gets it back,
+ *   loses no digits of exp(score - most) / sum; the reference takes the largest score. A query that sees no key, or
+ *   scores of -inf alone, gives 0, -inf, 0.
  *   What a query does not see does not reach it: 0 times NaN is 0 there.
  * attention_grad (causal, scale): q, k, v, o, most, sum, do, mask? -> dq, dk, dv (SUM s and r in dk, dv). A query whose
  *   do is 0 takes no part, whatever its q, o, most and sum are.

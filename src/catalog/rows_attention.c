@@ -28,12 +28,12 @@ const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .re
     .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr,bsgr", ATTENTION,
     .types = {MTH__TYPE_OPERAND, MTH__TYPE_SUM, MTH__TYPE_SUM}, .mask_args = 8, .infer = infer_attention,
     .grad = grad_attention, .flops = flops_attention,
-    .doc = "o = softmax over t of (scale * q k) v, where mask is not 0 and, if causal, t <= s; most = the "
-           "largest score, sum = the sum of exp(score - most): apart, as their logarithm would lose the sum's digits "
-           "beside a large score. "
-           "A query that sees no key, or scores of -inf alone, gives 0, most -inf and sum 0. Keys and values that a "
-           "query does not see do not "
-           "reach it, NaN and infinities included."};
+    .doc =
+        "o = softmax over t of (scale * q k) v, where mask is not 0 and, if causal, t <= s; sum * exp(most) = the sum "
+        "of exp(score): apart, as their logarithm would lose the sum's digits beside a large score. "
+        "A query that sees no key, or scores of -inf alone, gives 0, most -inf and sum 0. Keys and values that a "
+        "query does not see do not "
+        "reach it, NaN and infinities included."};
 const mth__op mth__op_attention_grad = {ROW(attention_grad), .args = "q, k, v, o, most, sum, do, mask?",
     .results = "dq, dk, dv", .factors = "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre,bt->bsgrd,btgd,btge", .sum = "sr",
     ATTENTION, .linear = MTH__LINEAR_EACH, .linear_args = 64, .mask_args = 128, .sum_args = 48, .flops = flops_grad,

@@ -195,6 +195,38 @@ static mth_status add_sums(sheet *s, const drawn *d, const mth__assignment *assi
     s->b.label.phase = MTH__FORWARD;
     return NULL;
 }
+/* What attention makes of whole tensors: its gradient's o, most and sum, which lie behind q, k and v. */
+static mth_status attend_whole(sheet *s, const drawn *d, const double **data) {
+    mth__ref_value value[MTH__MAX_IN];
+    mth__ref_call call = {
+        .op = mth__op_at(MTH__ROW_attention), .attrs = &d->node.attrs, .nin = d->node.nin == 8 ? 4 : 3, .nout = 3};
+    for (int j = 0; j < d->node.nin; j++) {
+        const mth__shape shape = d->node.in[j]->shape;
+        const int64_t n = mth__shape_size(shape);
+        value[j] = (mth__ref_value){.data = NEW_ARRAY(s->arena, mth__ref_element, n + 1),
+            .dtype = d->node.in[j]->dtype,
+            .local = shape,
+            .global = shape,
+            .here = true};
+        for (int dimension = 0; dimension < MTH__RANK; dimension++) value[j].step[dimension] = 1;
+        for (int64_t i = 0; i < n; i++) value[j].data[i] = mth__ref_from_real(value[j].dtype, data[j][i]);
+    }
+    for (int j = 0; j < 3; j++) call.in[j] = &value[j], call.out[j] = &value[3 + j];
+    call.in[3] = &value[7];
+    TRY(mth__ref_rows[MTH__ROW_attention](&call));
+    for (int j = 3; j < 6; j++) {
+        double *made = NEW_ARRAY(s->arena, double, mth__shape_size(value[j].local) + 1);
+        for (int64_t i = 0; i < mth__shape_size(value[j].local); i++)
+            made[i] = mth__ref_from_real(value[j].dtype, value[j].data[i].real).real;
+        data[j] = made;
+    }
+    return NULL;
+}
+/* Of attention's results an engine chooses `most`, and with it `sum`: compared is the logarithm of sum * exp(most). */
+static mth_status as_logarithm(sheet *s, mth__value *most, mth__value *sum, mth__value **out) {
+    TRY(add_node1(s, MTH__ROW_log, (mth__attrs){0}, sum, out));
+    return add_node2(s, MTH__ROW_add, most, *out, out);
+}
 /* The example with each factor split by the axes that `a` says. */
 static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *assignment) {
     mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
@@ -210,10 +242,12 @@ static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a
         if (!blocks.dim[1].naxes && draw(0, 1)) blocks = (mth__sharding){.on = s->all, .dim[1] = {.naxes = 1}};
         rows = rows_in_blocks(s->arena, &blocks);
     }
+    const double *data[MTH__MAX_IN];
+    for (int j = 0; j < d->node.nin; j++) data[j] = draw_values(s->arena, d->x->kinds[j], d->node.in[j]->shape, rows);
+    if (d->x->row == MTH__ROW_attention_grad) TRY(attend_whole(s, d, data));
     for (int j = 0; j < d->node.nin; j++) {
         const mth__shape shape = d->node.in[j]->shape;
-        in[j] =
-            add_input(s, d->node.in[j]->dtype, shape, &sharding[j], draw_values(s->arena, d->x->kinds[j], shape, rows));
+        in[j] = add_input(s, d->node.in[j]->dtype, shape, &sharding[j], data[j]);
         split |= mth__sharding_axes(&sharding[j], shape.rank) != 0;
         if (mth__sharding_even(shape, &sharding[j])) continue;
         uneven = true;
@@ -235,6 +269,8 @@ static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a
             TRY(add_node(s, MTH__ROW_all_reduce, &(mth__attrs){.axes = to->partial}, 1, &out[k], &whole, &leaves));
         else if ((node->op->flags & MTH__ALIAS) && draw(0, 1))
             TRY(add_node1(s, MTH__ROW_copy, (mth__attrs){0}, out[k], &leaves));
+        if (d->x->row == MTH__ROW_attention && k == 1) continue;
+        if (d->x->row == MTH__ROW_attention && k == 2) TRY(as_logarithm(s, out[1], out[2], &leaves));
         add_output(s, leaves, node->op->name, how);
     }
     seen[d->x->row].ran = true;
