@@ -3,7 +3,7 @@
  *
  * Kinds of arguments: T Tensor, t Tensor?, I int or SymInt, R float, r float?, B bool, b bool?, L int[] or SymInt[],
  * l int[]?, N Tensor[], n Tensor?[], D ScalarType, d ScalarType?, M MemoryFormat. Optional ones may be NONE.
- * What comes back: 1, 2 or 3 tensors of the caller's; 0: none; -1: the tensor that was written, once more. */
+ * What comes back: 1 to 4 tensors of the caller's; 0: none; -1: the tensor that was written, once more. */
 #ifndef MTH__TORCH_ATEN_H
 #define MTH__TORCH_ATEN_H
 
@@ -68,6 +68,7 @@
     /* by index, and in order */ \
     X(cat, "cat", "", "NI", 1) X(cat_out, "cat", "out", "NIT", -1) \
     X(index_select, "index_select", "", "TIT", 1) X(index_select_out, "index_select", "out", "TITT", -1) \
+    X(embedding_bag, "_embedding_bag_forward_only", "", "TTTBIBtBI", 4) \
     X(embedding, "embedding", "", "TTIBB", 1) \
     X(embedding_backward, "embedding_dense_backward", "", "TTIIB", 1) \
     X(gather, "gather", "", "TITB", 1) X(gather_out, "gather", "out", "TITBT", -1) \

@@ -1,3 +1,4 @@
+#include "engine/fault.h"
 #include "engine/torch/torch_call.h"
 #include "engine/torch/torch_run.h"
 #include <stdlib.h>
@@ -17,6 +18,12 @@ void mth__torch_fail(mth__torch_call *call, mth_status status) {
 }
 static void fail_of(mth__torch_call *call, const char *doing) {
     mth__torch_fail(call, mth__torch_error(call->library, doing));
+}
+mth_status mth__torch_outside(const mth__torch_call *call, const mth__torch_operand *ids, int64_t id, int64_t limit) {
+    char shape[256];
+    mth__shape_write(shape, sizeof shape, ids->global);
+    return mth__error_tensor(
+        mth__fault_error(call->op, id, "", limit, ""), F("ids: %s %s", mth_dtype_name(ids->dtype), shape));
 }
 
 /* ---------------------------------------------------------------- tensors of the instruction */
@@ -52,6 +59,13 @@ static bool forget(mth__torch_call *call, mth__tensor tensor) {
 
 void mth__torch_drop(mth__torch_call *call, mth__tensor tensor) {
     if (tensor && forget(call, tensor)) mth__torch_free(call->library, &tensor);
+}
+
+int mth__torch_mark(const mth__torch_call *call) { return call->device->temporaries; }
+
+void mth__torch_drop_since(mth__torch_call *call, int mark) {
+    mth__torch_device *device = call->device;
+    while (device->temporaries > mark) mth__torch_free(call->library, &device->temporary[--device->temporaries]);
 }
 
 /* ---------------------------------------------------------------- arguments */

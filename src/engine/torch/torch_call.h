@@ -83,8 +83,11 @@ void mth__torch_aten_all(
 #define ATEN_ALL(call, id, results, ...)                                                                               \
     mth__torch_aten_all(call, MTH__ATEN_##id, MTH__TORCH_COUNT(__VA_ARGS__), MTH__TORCH_LIST(__VA_ARGS__), results)
 
-/* Gives back a tensor of this instruction before its end, where several large ones would live at once. */
+/* Gives back a tensor of this instruction before its end, where several large ones would live at once; or all that were
+   made since the mark. */
 void mth__torch_drop(mth__torch_call *, mth__tensor);
+int mth__torch_mark(const mth__torch_call *);
+void mth__torch_drop_since(mth__torch_call *, int mark);
 
 /* ---- what has no operator of the dispatcher, or a cheaper way */
 /* a + scale * b; `out` NULL: into memory of torch's */
@@ -129,4 +132,6 @@ mth__tensor mth__torch_keep(mth__torch_call *, int slot, mth__tensor);
 
 /* ---- errors */
 void mth__torch_fail(mth__torch_call *, mth_status);
+/* That of an id outside of [0, limit). */
+mth_status mth__torch_outside(const mth__torch_call *, const mth__torch_operand *ids, int64_t id, int64_t limit);
 #endif

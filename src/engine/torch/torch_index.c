@@ -1,6 +1,5 @@
 /* Rows that read or write by integer index, and those that depend on positions. */
 #include "base/philox.h"
-#include "engine/fault.h"
 #include "engine/torch/torch_rows.h"
 #include <math.h>
 
@@ -12,12 +11,6 @@ typedef struct {
     mth__tensor here; /* (count, 1) of the row's floating dtype: 1, or 0; NULL: all are here */
 } places;
 
-static mth_status outside(const mth__torch_call *call, const mth__torch_operand *ids, int64_t id, int64_t limit) {
-    char shape[256];
-    mth__shape_write(shape, sizeof shape, ids->global);
-    return mth__error_tensor(
-        mth__fault_error(call->op, id, "", limit, ""), F("ids: %s %s", mth_dtype_name(ids->dtype), shape));
-}
 /* Ids are few beside what they name: the host reads them, which also finds the one that the error names. */
 static places locate(
     mth__torch_call *call, const mth__torch_operand *ids, int64_t limit, const mth__torch_operand *part, int d) {
@@ -29,7 +22,7 @@ static places locate(
     for (int64_t i = 0; i < count; i++) {
         const int64_t global = ids->dtype == MTH_INT64 ? ((const int64_t *)id)[i] : ((const int32_t *)id)[i];
         if (global < 0 || global >= limit) {
-            mth__torch_fail(call, outside(call, ids, global, limit));
+            mth__torch_fail(call, mth__torch_outside(call, ids, global, limit));
             return to;
         }
         const int64_t away = global - start, local = step == 1 ? away : away / step;

@@ -1,6 +1,6 @@
 /* Which function runs a row of the catalog as calls of aten, and which of its results lie in memory that torch
  * allocates. By file: torch_elementwise.c, torch_layout.c, torch_reduce.c (sums, softmax, norms), torch_contract.c,
- * torch_index.c (gathers, positions, dropout), torch_attention.c, torch_moe.c. */
+ * torch_index.c (gathers, positions, dropout), torch_attention.c, torch_moe_route.c (who goes where), torch_moe.c. */
 #ifndef MTH__TORCH_ROWS_H
 #define MTH__TORCH_ROWS_H
 #include "engine/torch/torch_call.h"
