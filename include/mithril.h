@@ -260,6 +260,32 @@ MTH_API int mth_backend_get_mesh(const mth_backend *, int64_t dim[4]); /* number
 MTH_API int64_t mth_backend_get_device_count(const mth_backend *);
 /* engine, devices, threads, options, and the machine whose figures plans assume */
 MTH_API MTH_MUST_USE mth_status mth_backend_describe(const mth_backend *, char **out);
+/* What the plans place where, of a backend with the option trace_module_partitioning: of each compiled model that has a
+   plan, the last 64 of them, the plan that was made last, or the last one with gradients where there is such. It stays
+   as it was when it was asked for. */
+typedef struct mth_partition_trace mth_partition_trace;
+/* What goes from device to device in one evaluate, of all communications with that label. */
+typedef struct {
+    const char *label; /* "linear_1: transfer" */
+    bool backward;     /* for gradients */
+    /* -1: between more pairs of devices than are listed */
+    int64_t from_device, to_device, bytes;
+} mth_traced_crossing;
+typedef struct {
+    int64_t model;    /* the number of the compiled model: models compiled for the backend are counted from 0 */
+    const char *name; /* "model_0.linear_3", each once; "(model)" for communication that belongs to no operator */
+    const int64_t *devices;
+    size_t device_count;
+    const char *policy; /* "user", a partition_policy, or "none": it follows what it is connected to */
+    const char *reason; /* "device_id=2", "bytes 12..20 of 40" */
+    const mth_traced_crossing *crossings;
+    size_t crossing_count;
+} mth_traced_operator;
+MTH_API MTH_MUST_USE mth_status mth_backend_get_partition_trace(mth_backend *, mth_partition_trace **out);
+MTH_API void mth_partition_trace_free(mth_partition_trace *);
+MTH_API const char *mth_partition_trace_get_text(const mth_partition_trace *); /* a table for each model */
+MTH_API size_t mth_partition_trace_get_count(const mth_partition_trace *);
+MTH_API mth_traced_operator mth_partition_trace_get(const mth_partition_trace *, size_t i); /* lent by the trace */
 /* one option a line: "name: type = default: text"; NULL: no such engine */
 MTH_API const char *mth_backend_option_doc(const char *engine);
 MTH_API const char *mth_compile_option_doc(void);

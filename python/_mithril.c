@@ -544,15 +544,17 @@ static int execute(PyObject *module) {
     Py_XDECREF(threading);
     if (PyErr_Occurred() || watch_forks(module)) return -1;
     return add_model_types(module, state) || add_array_types(module, state) || add_backend_type(module, state) ||
-            add_compiled_type(module, state) || PyModule_AddStringConstant(module, "__version__", MTH_VERSION)
+            add_compiled_type(module, state) || add_trace_types(module, state) ||
+            PyModule_AddStringConstant(module, "__version__", MTH_VERSION)
         ? -1
         : 0;
 }
 
 #define EACH(each)                                                                                                     \
     each(s->module_type) each(s->block_type) each(s->model_type) each(s->array_type) each(s->shard_type)               \
-        each(s->backend_type) each(s->compiled_type) each(s->value_error) each(s->type_error) each(s->key_error)       \
-            each(s->memory_error) each(s->internal_error) each(s->file_error) each(s->attribute_error) each(s->dtypes)
+        each(s->backend_type) each(s->compiled_type) each(s->trace_type) each(s->traced_type) each(s->crossing_type)   \
+            each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error) each(s->internal_error)  \
+                each(s->file_error) each(s->attribute_error) each(s->dtypes)
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     module_state *s = PyModule_GetState(module);

@@ -11,6 +11,7 @@
  *   _mithril_array.c    Array, Shard
  *   _mithril_lend.c     arrays -> capsules of DLPack
  *   _mithril_backend.c  Backend
+ *   _mithril_trace.c    what a backend has traced of its plans
  *   _mithril_run.c      compile, CompiledModel */
 #ifndef MITHRIL_PYTHON_H
 #define MITHRIL_PYTHON_H
@@ -23,6 +24,7 @@
 
 typedef struct {
     PyTypeObject *module_type, *block_type, *model_type, *array_type, *shard_type, *backend_type, *compiled_type;
+    PyTypeObject *trace_type, *traced_type, *crossing_type;
     PyObject *value_error, *type_error, *key_error, *memory_error, *internal_error, *attribute_error;
     PyObject *file_error;      /* a function: makes the error of the class that fits the errno */
     PyObject *dtypes;          /* a dict: what Array.dtype returns, by name; NULL until one is asked for */
@@ -184,6 +186,9 @@ int add_model_types(PyObject *module, module_state *);
 int add_array_types(PyObject *module, module_state *);
 int add_backend_type(PyObject *module, module_state *);
 int add_compiled_type(PyObject *module, module_state *);
+int add_trace_types(PyObject *module, module_state *);
+/* Methods of backends (_mithril_trace.c). */
+PyObject *backend_partition_trace(PyObject *backend, PyObject *unused);
 /* Makes a type and adds it to the module under its name. */
 PyTypeObject *add_type(PyObject *module, PyType_Spec *, PyTypeObject *base);
 PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords);

@@ -349,6 +349,14 @@ static PyMethodDef backend_methods[] = {
         "A copy of data on the devices: of anything with the buffer protocol, DLPack or __array__ (float64 and\n"
         "float16 become float32, short integers int32, unless dtype says otherwise), or of Python's nested "
         "lists." PLACED),
+    {"partition_trace", backend_partition_trace, METH_NOARGS,
+        "partition_trace($self, /)\n--\n\n"
+        "Where the plans made so far run each operator, who says so, and what goes from device to device for it: str() "
+        "is a table,\n"
+        "rows are its data. Of each model compiled for the backend, the plan made last, or the last one with "
+        "gradients. "
+        "It needs\n"
+        "trace_module_partitioning=True."},
     {"describe", backend_describe, METH_NOARGS,
         "describe($self, /)\n--\n\nThe engine, its devices and options, as text."},
     {0},

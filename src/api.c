@@ -193,10 +193,12 @@ static mth_status compile_body(void *context) {
     compiled->distribute = compiled->backend->distribute;
     compiled->distribute.spec = spec;
     compiled->distribute.specs = specs;
+    compiled->number = compiled->backend->models;
     if (said && compiled->backend->spmd) TRY(try_shapes(compiled));
     pthread_mutex_init(&compiled->lock, NULL);
     mth__fork_watch_add(&compiled->watch, around_fork, compiled);
     mth__arena_keep(arena);
+    compiled->backend->models++;
     *job->out = compiled;
     return NULL;
 }

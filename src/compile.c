@@ -6,6 +6,7 @@
 #include "base/number.h"
 #include "base/stop.h"
 #include "derive/derive.h"
+#include "observe/partition_trace.h"
 #include "observe/report.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -224,6 +225,20 @@ static void list_parameters(const planning_state *planning) {
     plan->parameter = parameter;
     plan->parameters = planning->graph->parameter.n;
     plan->module_place = planning->graph->module_place.at;
+    plan->module_places = planning->graph->module_place.n;
+}
+
+static mth_status keep_trace(const planning_state *planning) {
+    const mth__plan *plan = planning->plan;
+    mth__arena *arena = mth__arena_new();
+    mth__traced_model *made = NEW(arena, mth__traced_model);
+    *made =
+        (mth__traced_model){.arena = arena, .number = planning->compiled->number, .gradients = plan->request.gradients};
+    TRY(mth__trace_program(
+        arena, made->number, plan->module_place, plan->module_places, plan->program, &made->row, &made->rows));
+    mth__arena_keep(arena);
+    mth__backend_keep_trace(planning->compiled->backend, made);
+    return NULL;
 }
 
 static void number_entries(const planning_state *planning) {
@@ -303,6 +318,7 @@ mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *r
     }
     list_parameters(&planning);
     number_entries(&planning);
+    if (compiled->backend->traces) TRY(keep_trace(&planning));
     mth__arena_keep(arena);
     *out = plan;
     return NULL;

@@ -29,6 +29,7 @@ typedef struct mth__plan {
     const struct mth__parameter *parameter; /* in order of composition */
     mth__names names;                       /* of the parameters */
     const mth__module_place *module_place;  /* of its graph */
+    size_t module_places;
     /* by entry: of the input, parameter or output that it is called after */
     const int *number;
     mth__offsets offset;    /* of buffers in a run's lists */
@@ -49,6 +50,7 @@ typedef struct mth__parameter {
 struct mth_compiled {
     mth__arena *arena;
     mth_backend *backend;
+    int64_t number;                         /* among the models of the backend */
     mth_model *model;                       /* a copy */
     mth__names inputs, outputs, parameters; /* of the model, in its order */
     /* of the whole model, where `outputs` cut it: what none of its outputs needs may be given, and is not looked at */

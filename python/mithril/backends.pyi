@@ -25,6 +25,8 @@ class CBackend(Backend):
             machine predicts it. The heaviest part is as light as it can be, and of such cuts the one with the least sum
             of squares is taken. Operators that the user placed stay. None: an operator runs where its inputs are.
             (parameters|operators|balanced)
+        trace_module_partitioning: bool = False: Keeps of each plan where its operators run, who says so, and what goes
+            from device to device for them, for the backend's partition trace.
         threads: int | None = None: Threads of the native engine, the calling one included; the number of cores unless
             said.
         machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p',
@@ -40,6 +42,7 @@ class CBackend(Backend):
         pipeline_communication: bool = False,
         sequence_parallel: bool | None = None,
         partition_policy: str | None = None,
+        trace_module_partitioning: bool = False,
         threads: int | None = None,
         machine: str = 'nominal',
     ) -> Self: ...
@@ -112,6 +115,8 @@ class ReferenceBackend(Backend):
             machine predicts it. The heaviest part is as light as it can be, and of such cuts the one with the least sum
             of squares is taken. Operators that the user placed stay. None: an operator runs where its inputs are.
             (parameters|operators|balanced)
+        trace_module_partitioning: bool = False: Keeps of each plan where its operators run, who says so, and what goes
+            from device to device for them, for the backend's partition trace.
         device_threads: bool = False: Each device has a thread of its own, in place of one for all.
         machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p',
             the path of a machine file, or 'calibrate': measures this machine in about a second and keeps the result in
@@ -121,6 +126,7 @@ class ReferenceBackend(Backend):
         cls,
         device_mesh: _Spec,
         partition_policy: str | None = None,
+        trace_module_partitioning: bool = False,
         device_threads: bool = False,
         machine: str = 'nominal',
     ) -> Self: ...

@@ -73,6 +73,28 @@ mth_status mth__backend_lock(mth_backend *backend) {
 }
 void mth__backend_unlock(mth_backend *backend) { pthread_mutex_unlock(&backend->lock); }
 
+/* ---------------------------------------------------------------- traces */
+/* Models come and go: of ever new ones the oldest is forgotten. */
+enum { TRACES_KEPT = 64 };
+
+void mth__backend_keep_trace(mth_backend *backend, mth__traced_model *made) {
+    int kept = 0;
+    mth__traced_model **at = &backend->traced;
+    for (; *at && (*at)->number != made->number; at = &(*at)->next) kept++;
+    mth__traced_model *before = *at;
+    if (before && before->gradients && !made->gradients) {
+        mth__arena_free(made->arena);
+        return;
+    }
+    made->next = before ? before->next : NULL;
+    *at = made;
+    if (!before && kept == TRACES_KEPT) {
+        before = backend->traced;
+        backend->traced = before->next;
+    }
+    if (before) mth__arena_free(before->arena);
+}
+
 /* ---------------------------------------------------------------- create */
 typedef struct {
     const char *engine;
@@ -83,6 +105,10 @@ typedef struct {
 
 static void free_backend(mth__devices *devices) {
     mth_backend *backend = (mth_backend *)devices;
+    for (mth__traced_model *traced = backend->traced, *next; traced; traced = next) {
+        next = traced->next;
+        mth__arena_free(traced->arena);
+    }
     backend->vtable->close(devices->engine);
     mth__fork_watch_remove(&backend->watch);
     pthread_mutex_destroy(&backend->lock);

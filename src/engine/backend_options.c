@@ -107,6 +107,10 @@ const mth__opt mth__placement_options[] = {
         "heaviest part is as light as it can be, and of such cuts the one with the least sum of squares is taken. "
         "Operators that the user placed stay. None: an operator runs where its inputs are.",
         "parameters|operators|balanced", .read = read_policy, FIELD(distribute.partition)},
+    {"trace_module_partitioning", MTH__OPT_BOOL, "False",
+        "Keeps of each plan where its operators run, who says so, and what goes from device to device for them, for "
+        "the backend's partition trace.",
+        .read = mth__read_bool, FIELD(traces)},
     {0}};
 
 /* ---------------------------------------------------------------- all of them */

@@ -43,12 +43,15 @@ static mth_status journey(void) {
     mth_compiled *compiled = NULL;
     mth_array *array = NULL, *seed = NULL;
     mth_arrays *parameters = NULL, *outputs = NULL, *gradients = NULL;
+    mth_partition_trace *trace = NULL;
     char *plan = NULL, *again = NULL;
     mth_memory_usage memory[3];
     mth_status status = build(&model);
     if (!status)
-        status =
-            mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}, {"threads", mth_int(1)}), &backend);
+        status = mth_backend_create("native",
+            MTH_OPTIONS({"device_mesh", MTH_INTS(3)}, {"threads", mth_int(1)},
+                {"partition_policy", mth_string("parameters")}, {"trace_module_partitioning", mth_bool(true)}),
+            &backend);
     if (!status) status = mth_compile(model, backend, NULL, 0, &compiled);
     if (!status) status = mth_array_randn(backend, 2, (int64_t[]){4, 6}, 1, NULL, &array);
     if (!status) status = mth_array_full(backend, MTH_FLOAT32, 1, 2, (int64_t[]){4, 3}, NULL, &seed);
@@ -57,12 +60,16 @@ static mth_status journey(void) {
     if (!status) status = mth_get_parameters(compiled, &input, 1, 0, &parameters);
     if (!status) status = mth_evaluate(compiled, parameters, &input, 1, &request, &outputs, &gradients);
     if (!status) status = mth_get_memory_usage(compiled, &input, 1, memory, 3);
+    if (!status) status = mth_backend_get_partition_trace(backend, &trace);
+    if (!status)
+        CHECK(mth_partition_trace_get_count(trace) == 4 && strstr(mth_partition_trace_get_text(trace), "gelu_0"));
     if (!status) status = mth_plan_print(compiled, &plan);
     if (!status) status = mth_plan_verify_text(plan);
     if (!status) status = mth_plan_reprint(plan, &again);
     if (!status) CHECK(strcmp(plan, again) == 0);
     mth_text_free(plan);
     mth_text_free(again);
+    mth_partition_trace_free(trace);
     mth_arrays_free(gradients);
     mth_arrays_free(outputs);
     mth_arrays_free(parameters);

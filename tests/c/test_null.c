@@ -170,6 +170,12 @@ TEST(backends_and_arrays) {
     REFUSED(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), NULL));
     REFUSED(mth_backend_describe(NULL, &text));
     REFUSED(mth_backend_describe(backend, NULL));
+    mth_partition_trace *trace = NULL;
+    REFUSED(mth_backend_get_partition_trace(NULL, &trace));
+    REFUSED(mth_backend_get_partition_trace(backend, NULL));
+    CHECK(!mth_partition_trace_get_count(NULL) && !*mth_partition_trace_get_text(NULL) &&
+        !mth_partition_trace_get(NULL, 0).name);
+    mth_partition_trace_free(NULL);
     REFUSED(mth_array_from_data(NULL, MTH_FLOAT32, 2, shape, data, NULL, &a));
     REFUSED(mth_array_from_data(backend, MTH_FLOAT32, 2, NULL, data, NULL, &a));
     REFUSED(mth_array_from_data(backend, MTH_FLOAT32, 2, shape, NULL, NULL, &a));

@@ -178,6 +178,11 @@ def unknown_partition_policy(fixed):
 
 
 @case
+def no_trace(fixed):
+    CBackend(device_mesh=(4,), trace_module_partitioning=fixed).partition_trace()
+
+
+@case
 def unknown_algorithm(fixed):
     CBackend(device_mesh=(4,), collective_ops={"all_reduce": "ring" if fixed else "rnig"})
 

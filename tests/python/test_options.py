@@ -199,6 +199,14 @@ def partition_policy(kind, folder):
     assert all(homes[0] != other for other in homes[1:]) and homes[1] != homes[2]
 
 
+def trace_module_partitioning(kind, folder):
+    backend = kind(device_mesh=(2,), trace_module_partitioning=True)
+    ml.compile(products(), backend).get_parameters({"x": random(8, 16)})
+    assert [row.operator for row in backend.partition_trace().rows] == ["linear_0", "relu_0", "linear_1"]
+    with pytest.raises(MithrilError, match="trace_module_partitioning=True"):
+        kind(device_mesh=(2,)).partition_trace()
+
+
 def machine(kind, folder):
     assert "machine: h100" in message(kind, machine="h100") and "machine: nominal" in message(kind)
 
@@ -236,7 +244,7 @@ EFFECT = {
         device_mesh, threads, collective_ops, communication_optimization, overlap_communication, pipeline_communication,
         sequence_parallel, backend, plugin, site_packages, topology, platform_options, compile_options, cache_dir,
         mesh_context, auto_sharding, spmd_mesh_shape, spmd_partition_dims, memory_optimization, machine, device_threads,
-        partition_policy, outputs, input_shard_specs, output_shard_specs, shapes,
+        partition_policy, trace_module_partitioning, outputs, input_shard_specs, output_shard_specs, shapes,
     )
 }  # fmt: skip
 KINDS = {"compile": CBackend, **{kind.__name__: kind for kind in (CBackend, JaxBackend, ReferenceBackend)}}
