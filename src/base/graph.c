@@ -45,6 +45,11 @@ const char *mth__value_label(mth__arena *arena, const mth__value *value) {
     return value->name ? value->name : mth__format(arena, "%%%d", value->id);
 }
 
+const char *mth__origin_text(mth__arena *arena, const mth__origin *origin) {
+    if (origin->said || !origin->from) return origin->said;
+    return mth__format(arena, "from %s by factor %c", mth__value_label(arena, origin->from), origin->factor);
+}
+
 /* ---------------------------------------------------------------- invariants */
 static mth_status check_value(const mth__graph *graph, const mth__value *value) {
     if (value->id < 0 || value->id >= graph->values)

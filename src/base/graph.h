@@ -9,6 +9,14 @@ enum { MTH__MAX_IN = 64, MTH__MAX_OUT = 6 };
 typedef struct mth__op mth__op; /* catalog/op.h */
 typedef struct mth__node mth__node;
 
+/* What decided a sharding. */
+typedef struct {
+    const char *said; /* "user, linear_0"; NULL: a node's factor did */
+    /* the factor was split as this value's sharding proposed; NULL: nothing is known */
+    const struct mth__value *from;
+    char factor;
+} mth__origin;
+
 /* SEED: an output's gradient, given by the user */
 typedef enum { MTH__VALUE_NODE, MTH__VALUE_INPUT, MTH__VALUE_PARAMETER, MTH__VALUE_SEED } mth__value_kind;
 typedef struct mth__value {
@@ -33,7 +41,7 @@ typedef struct mth__value {
     const mth__sharding *read_as;
     /* an input: how its readers might split it though it is whole, as the search proposes; or NULL */
     const mth__sharding *proposed;
-    const char *origin; /* of the sharding: "user, linear_0", "from %12 by factor i" */
+    mth__origin origin; /* of the sharding */
     double init_scale;
     int init; /* parameters: MTH__INIT_* */
 } mth__value;
@@ -156,6 +164,8 @@ static inline const char *mth__value_dtype(const mth__value *value) {
     return value->given ? value->given : mth_dtype_name(value->dtype);
 }
 const char *mth__value_label(mth__arena *, const mth__value *); /* "input", "linear_0.weight", "%12" */
+/* "user, linear_0", "from %12 by factor i"; NULL: nothing is known */
+const char *mth__origin_text(mth__arena *, const mth__origin *);
 /* invariants: order, links, ids; INTERNAL where broken */
 mth_status mth__graph_check(const mth__graph *);
 #endif

@@ -1,13 +1,12 @@
 #include "base/hash.h"
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
 
-uint64_t mth__hash_key(void) {
-    static _Atomic uint64_t key;
-    uint64_t fresh = atomic_load_explicit(&key, memory_order_relaxed);
-    if (fresh) return fresh;
+_Atomic uint64_t mth__hash_secret;
+
+uint64_t mth__hash_choose(void) {
+    uint64_t fresh;
     /* early in the life of a machine: better than a constant */
     if (getrandom(&fresh, sizeof fresh, GRND_NONBLOCK) != sizeof fresh) {
         struct timespec now;
@@ -16,7 +15,7 @@ uint64_t mth__hash_key(void) {
     }
     uint64_t none = 0;
     fresh |= 1;
-    return atomic_compare_exchange_strong(&key, &none, fresh) ? fresh : none;
+    return atomic_compare_exchange_strong(&mth__hash_secret, &none, fresh) ? fresh : none;
 }
 
 uint64_t mth__hash_text(const char *text, size_t n) {

@@ -3,10 +3,16 @@
      Multiplication as in Wang Yi's wyhash. */
 #ifndef MTH__HASH_H
 #define MTH__HASH_H
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
-uint64_t mth__hash_key(void); /* the same for as long as the process lives; not 0 */
+extern _Atomic uint64_t mth__hash_secret; /* 0: not chosen yet */
+uint64_t mth__hash_choose(void);
+static inline uint64_t mth__hash_key(void) { /* the same for as long as the process lives; not 0 */
+    const uint64_t key = atomic_load_explicit(&mth__hash_secret, memory_order_relaxed);
+    return key ? key : mth__hash_choose();
+}
 
 static inline uint64_t mth__hash_fold(uint64_t a, uint64_t b) {
     unsigned __int128 product = (unsigned __int128)a * b;

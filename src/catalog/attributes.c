@@ -55,6 +55,14 @@ bool mth__attribute_is_zero(const mth__attrs *attrs, const mth__attribute *attri
     return *mth__attribute_text(all, attribute) == NULL;
 }
 
+void mth__keys_add_attrs(mth__arena *arena, mth__keys *keys, const mth__attrs *attrs) {
+    uint64_t word[sizeof(mth__attrs) / sizeof(uint64_t)];
+    _Static_assert(offsetof(mth__attrs, spec) == 0 && sizeof word == sizeof *attrs, "all but the text are words");
+    memcpy(word, attrs, sizeof word);
+    mth__keys_add_text(arena, keys, attrs->spec);
+    for (size_t i = 1; i < sizeof word / sizeof *word; i++) mth__keys_add(arena, keys, word[i]);
+}
+
 void mth__resize_shape(mth__attrs *attrs, int dimension, int64_t size) { attrs->shape[dimension] = size; }
 
 mth__attrs mth__attrs_of_shape(mth__shape shape) {

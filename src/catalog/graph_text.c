@@ -15,7 +15,8 @@ static void add_type(mth__text *text, const mth__value *value) {
 }
 
 static void add_origin(mth__text *text, const mth__value *value) {
-    if (value->origin) mth__text_add(text, " | %s", value->origin);
+    const char *origin = mth__origin_text(text->arena, &value->origin);
+    if (origin) mth__text_add(text, " | %s", origin);
 }
 
 static void add_source(mth__text *text, const char *kind, const mth__value *value) {

@@ -8,6 +8,7 @@
 #ifndef MTH__OP_H
 #define MTH__OP_H
 #include "base/graph.h"
+#include "base/keys.h"
 #include "catalog/rows.h"
 
 typedef struct mth__builder mth__builder;
@@ -132,6 +133,7 @@ static inline const char **mth__attribute_text(mth__attrs *attrs, const mth__att
     return (const char **)(void *)((char *)attrs + attribute->offset);
 }
 bool mth__attribute_is_zero(const mth__attrs *, const mth__attribute *); /* texts leave it out */
+void mth__keys_add_attrs(mth__arena *, mth__keys *, const mth__attrs *);
 /* The attributes of a reshape or broadcast_to to the shape, and the shape that attributes with a rank of 0 to
    MTH__RANK say. */
 mth__attrs mth__attrs_of_shape(mth__shape);

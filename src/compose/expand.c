@@ -103,7 +103,7 @@ mth_status mth__expansion_parameter_as(mth__expansion *expansion, const char *su
     value->pinned = pinned;
     for (int d = 0; d < shape.rank; d++) value->fixed[d] = pinned;
     if (pinned) {
-        value->origin = mth__format(graph->arena, "user, %s", expansion->builder.label.module);
+        value->origin.said = mth__format(graph->arena, "user, %s", expansion->builder.label.module);
         mth__sharding_canonical(&value->sharding, shape);
     }
     return NULL;
@@ -143,12 +143,15 @@ mth_status mth__expansion_parameter(mth__expansion *expansion, const char *suffi
 static mth_status check_specs_used(const mth__expansion *expansion) {
     const mth_arg *specs = mth__module_option(expansion->module, "shard_specs");
     if (!specs || !specs->count) return NULL;
-    const mth__ports here = mth__module_parameters(expansion->builder.graph->arena, expansion->module);
-    for (size_t i = 0; i < specs->count; i++)
-        if (mth__ports_find(&here, specs->keys[i]) < 0)
-            return FAIL(MTH_ERROR_KEY,
-                F("shard_specs names '%s', a parameter that the other options leave out", specs->keys[i]),
-                F("remove '%s' from shard_specs", specs->keys[i]));
+    for (size_t i = 0; i < specs->count; i++) {
+        const char *key = specs->keys[i], *name = NULL;
+        size_t n;
+        do name = mth__module_parameter(expansion->module, name, &n);
+        while (name && (strncmp(name, key, n) || key[n]));
+        if (!name)
+            return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', a parameter that the other options leave out", key),
+                F("remove '%s' from shard_specs", key));
+    }
     return NULL;
 }
 

@@ -58,6 +58,43 @@ void mth__propose(const mth__rule *, const int8_t *of, const int32_t *unit, cons
     mth__proposal *, int *n);
 /* Splits the factor by the axes `axes` (bits), in the order and grain of the first proposal that has them. */
 mth__split mth__compose_split(const mth__proposal *, int n, int factor, unsigned axes);
+/* ---- shard_search.c: which assignment is cheapest. A question holds all that this depends on. */
+typedef struct {
+    const mth__value *value; /* of which its shape, dtype and sharding count; of a free one what the user fixed, too */
+    bool laid;               /* a parameter that lies where the node runs */
+    bool free;               /* one whose sharding the node settles */
+    bool hinted;             /* its first dimension was split here before a row that can't be split made it */
+    int sharers;             /* readers that may share what it is gathered to, the node included */
+    VEC(const mth__sharding *) version; /* as what it is at hand besides */
+} mth__asked_operand;
+typedef struct {
+    bool used;
+    bool awaited; /* brought to `end`; else taken as it is made, but no partial sum */
+    mth__sharding end;
+    double terms; /* of so many microbatches, together */
+} mth__asked_result;
+typedef struct {
+    const mth__node *node;
+    mth__rule rule;
+    unsigned pass; /* mth__pass_axes */
+    int rows;      /* the operand that names the rows of each expert, or -1 */
+    double filled; /* and the share of the rows that hold tokens */
+    mth__proposal source[MTH__SOURCES];
+    int sources;
+    mth__asked_operand operand[MTH__MAX_IN];
+    mth__asked_result result[MTH__MAX_OUT];
+} mth__question;
+typedef struct {
+    mth__keys asked;
+    VEC(mth__assignment) assignment;
+} mth__answers; /* {0}: nothing was asked yet */
+/* Holds until the next answer. */
+const mth__assignment *mth__answer(mth__arena *, mth__answers *, const mth__question *);
+/* The sharding that the assignment makes result k in. */
+mth__sharding mth__result_of(const mth__question *, int k, const mth__assignment *);
+/* A parameter not settled yet takes what a node needs, but for the dimensions that the user fixed. */
+mth__sharding mth__settled(const mth__value *, const mth__sharding *need);
+
 /* The sharding that an assignment gives an operand or result. */
 mth__sharding mth__assigned(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__assignment *,
     mth__shape, const mth__placement *);

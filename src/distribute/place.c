@@ -166,7 +166,8 @@ static mth__value *feed(feeding *state, mth__value *input, const mth__placement 
     }
     copy->sharding = sharding;
     copy->pinned = true;
-    if (!copy->origin) copy->origin = spec ? "user, input_shard_specs" : "inputs are whole unless said otherwise";
+    if (!copy->origin.said)
+        copy->origin.said = spec ? "user, input_shard_specs" : "inputs are whole unless said otherwise";
     copies *made = NEW(state->arena, copies);
     *made = (copies){sharding.on, copy, first};
     *AT_VALUE(state->arena, state->fed, input) = made;
@@ -307,7 +308,7 @@ static void spread_parameters(mth__graph *graph, mth__arena *scratch, const mth_
             value->pinned = true;
             for (int d = 0; d < value->shape.rank; d++) value->fixed[d] = true;
         }
-        if (!value->origin) value->origin = "on each device that reads it";
+        if (!value->origin.said) value->origin.said = "on each device that reads it";
     }
 }
 
@@ -330,7 +331,7 @@ mth_status mth__place(mth__graph *graph, const mth__distribute_options *options)
         mth__value *value = graph->seed.at[i];
         if (!value->sharding.on) value->sharding.on = mth__place_whole(graph->mesh);
         value->pinned = true;
-        value->origin = "that of its output";
+        value->origin.said = "that of its output";
     }
     mth__arena_free(scratch);
     return NULL;

@@ -147,7 +147,7 @@ static price plan(search_pass *pass, const uint8_t *choice) {
     graph->arena = mth__arena_new(); /* what a trial makes goes with it */
     restore(pass, values);
     apply(pass, choice);
-    for (size_t i = 0; i < graph->parameter.n; i++) graph->parameter.at[i]->origin = NULL;
+    for (size_t i = 0; i < graph->parameter.n; i++) graph->parameter.at[i]->origin = (mth__origin){0};
     mth_status status = mth__distribute(graph, &pass->options, MTH__PASS_SHARD, MTH__PASS_RESHARD);
     if (!status) {
         cost = sum(pass);
@@ -319,7 +319,7 @@ static void decide(const search_pass *pass, mth__graph *graph, const uint8_t *ch
         if (k == pass->groups || !choice[k]) continue;
         value->sharding = on(&pass->group[k].candidate[choice[k]], value->sharding.on, value->shape);
         value->pinned = true;
-        value->origin = "auto_sharding";
+        value->origin.said = "auto_sharding";
     }
 }
 

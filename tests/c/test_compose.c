@@ -293,7 +293,7 @@ static void look_at_specs(mth__graph *graph) {
         value->sharding.dim[0].naxes == 1 && value->sharding.dim[1].naxes == 0);
     CHECK(!b->pinned && b->sharding.on == value->sharding.on && value->init == MTH__INIT_NORMAL &&
         fabs(value->init_scale - 1 / sqrt(6)) < 1e-9);
-    CHECK(!strcmp(value->origin, "user, linear_0") && graph->node.at[0]->on == value->sharding.on &&
+    CHECK(!strcmp(value->origin.said, "user, linear_0") && graph->node.at[0]->on == value->sharding.on &&
         !strcmp(graph->node.at[0]->attrs.spec, "ai,io->ao"));
 }
 

@@ -75,7 +75,8 @@ static mth_status price_body(void *context) {
             const mth__value *value = graph->parameter.at[i];
             if (value->shape.rank > 1)
                 mth__text_add(&text, "    %s %s %s | %s\n", value->name, mth__shape_text(arena, value->shape),
-                    mth__sharding_text(arena, &value->sharding, value->shape.rank), value->origin ? value->origin : "");
+                    mth__sharding_text(arena, &value->sharding, value->shape.rank),
+                    value->origin.said ? value->origin.said : "");
         }
         for (size_t i = 0; i < graph->input.n; i++)
             if (graph->input.at[i]->proposed)
@@ -261,7 +262,7 @@ static void look_at_parameters(const mth__graph *graph) {
         over_axis[value->sharding.on->count]++;
         if (!strcmp(value->name, "linear_0.weight")) {
             mth__sharding_write(users, sizeof users, &value->sharding, 2);
-            snprintf(origin, sizeof origin, "%s", value->origin ? value->origin : "");
+            snprintf(origin, sizeof origin, "%s", value->origin.said ? value->origin.said : "");
         }
     }
     user_text = users;

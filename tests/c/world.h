@@ -65,7 +65,7 @@ static inline mth__value *pin(world *w, mth__value *value, int grain, const int 
     value->pinned = true;
     for (int d = 0; d < value->shape.rank; d++)
         if (axis[d] >= 0) value->sharding.dim[d] = (mth__split){.naxes = 1, .axis = {(int8_t)axis[d]}, .grain = grain};
-    value->origin = "user, test";
+    value->origin.said = "user, test";
     return value;
 }
 #define PIN(w, v, ...) pin(w, v, 1, (int[]){__VA_ARGS__})
