@@ -25,7 +25,7 @@ struct mth__arena {
     size_t bytes;
     mth__arena *next, **link; /* in the list of a guard; link NULL: in none */
 };
-enum { FIRST_BLOCK = 4096 - sizeof(arena_block), LARGEST_BLOCK = 1 << 20 };
+enum { FIRST_BLOCK = 4096 - sizeof(arena_block), LARGEST_BLOCK = 4 << 20 };
 
 typedef enum { OUT_OF_MEMORY = 1, STOPPED } reason; /* what longjmp gives */
 
@@ -187,13 +187,15 @@ char *mth__copy_text(mth__arena *arena, const char *text) {
 }
 
 char *mth__format(mth__arena *arena, const char *format, ...) {
+    char short_text[256];
     va_list list;
     va_start(list, format);
-    int n = mth__vprint(NULL, 0, format, list);
+    const size_t n = (size_t)mth__vprint(short_text, sizeof short_text, format, list);
     va_end(list);
-    char *text = mth__alloc(arena, (size_t)n + 1);
+    char *text = mth__alloc(arena, n + 1);
+    if (n < sizeof short_text) return memcpy(text, short_text, n + 1);
     va_start(list, format);
-    mth__vprint(text, (size_t)n + 1, format, list);
+    mth__vprint(text, n + 1, format, list);
     va_end(list);
     return text;
 }

@@ -34,22 +34,34 @@ int mth__pipeline_stage_named(mth__arena *scratch, const mth_module *module, con
 }
 
 /* ---------------------------------------------------------------- parameters */
-/* The names of a type's parameters: the words that begin the entries of its `parameters`. */
+/* The entry behind this one of a type's `parameters`; NULL: it is the last. */
+static const char *next_entry(const char *entry) {
+    int depth = 0;
+    for (const char *at = entry; *at; at++) {
+        depth += (*at == '(') - (*at == ')');
+        if (depth == 0 && at[0] == ',' && at[1] == ' ') return at + 2;
+    }
+    return NULL;
+}
+
+/* The word that begins an entry is its parameter's name. */
 mth__ports mth__parameter_names(mth__arena *arena, const mth__module_type *type) {
     mth__ports names = {0};
-    int depth = 0;
-    for (const char *at = type->parameters; *at; at++) {
-        depth += (*at == '(') - (*at == ')');
-        if (depth == 0 && (at == type->parameters || (at[-1] == ' ' && at >= type->parameters + 2 && at[-2] == ',')))
-            mth__ports_add(
-                arena, &names, (mth__port){mth__format(arena, "%.*s", (int)strcspn(at, " ,"), at), false, false});
+    for (const char *entry = *type->parameters ? type->parameters : NULL; entry; entry = next_entry(entry)) {
+        const char *name = mth__format(arena, "%.*s", (int)strcspn(entry, " ,"), entry);
+        mth__ports_add(arena, &names, (mth__port){name, false, false});
     }
     return names;
 }
 
-static bool has_word(const char *name, const char *word, size_t n) { /* among the words between its dots */
-    for (; name; name = strchr(name, '.') ? strchr(name, '.') + 1 : NULL)
-        if (!strncmp(name, word, n) && (!name[n] || name[n] == '.')) return true;
+/* Is the word of n bytes among those between the dots of the name, which has `length`? */
+static bool has_word(const char *name, size_t length, const char *word, size_t n) {
+    for (const char *end = name + length; name < end;) {
+        const char *dot = memchr(name, '.', (size_t)(end - name));
+        const size_t part = (size_t)((dot ? dot : end) - name);
+        if (part == n && !memcmp(name, word, n)) return true;
+        name += part + 1;
+    }
     return false;
 }
 
@@ -65,30 +77,31 @@ static bool says(const mth_module *module, const char *condition, size_t n) {
     return !strncmp(value->string, condition + name + 1, n - name - 1) && !value->string[n - name - 1];
 }
 
-mth__ports mth__module_parameters(mth__arena *arena, const mth_module *module) {
-    const mth__ports all = mth__parameter_names(arena, module->type);
-    mth__ports here = {0};
-    for (int i = 0; i < all.n; i++) {
-        bool is_here = true;
-        for (const char *at = module->type->parameter_options; at && *at; at += strspn(at, ", ")) {
-            const size_t word = strcspn(at, " "), condition = strcspn(at + word + 1, ",");
-            if (has_word(all.at[i].name, at, word)) is_here &= says(module, at + word + 1, condition);
-            at += word + 1 + condition;
-        }
-        if (is_here) mth__ports_add(arena, &here, all.at[i]);
+/* Has the module the parameter of the n bytes, as its options say? */
+static bool has_parameter(const mth_module *module, const char *name, size_t n) {
+    bool has = true;
+    for (const char *at = module->type->parameter_options; at && *at; at += strspn(at, ", ")) {
+        const size_t word = strcspn(at, " "), condition = strcspn(at + word + 1, ",");
+        if (has_word(name, n, at, word)) has &= says(module, at + word + 1, condition);
+        at += word + 1 + condition;
     }
-    return here;
+    return has;
+}
+
+const char *mth__module_parameter(const mth_module *module, const char *before, size_t *n) {
+    const char *first = *module->type->parameters ? module->type->parameters : NULL;
+    for (const char *entry = before ? next_entry(before) : first; entry; entry = next_entry(entry)) {
+        *n = strcspn(entry, " ,");
+        if (has_parameter(module, entry, *n)) return entry;
+    }
+    return NULL;
 }
 
 /* "in, dimension)" of the entry "weight (in, dimension)" that a type declares; NULL: it declares none of the name. */
 static const char *declared(const mth__module_type *type, const char *name) {
     const size_t n = strlen(name);
-    int depth = 0;
-    for (const char *at = type->parameters; *at; at++) {
-        depth += (*at == '(') - (*at == ')');
-        const bool begins = depth == 0 && (at == type->parameters || (at[-1] == ' ' && at[-2] == ','));
-        if (begins && !strncmp(at, name, n) && !strncmp(at + n, " (", 2)) return at + n + 2;
-    }
+    for (const char *entry = *type->parameters ? type->parameters : NULL; entry; entry = next_entry(entry))
+        if (!strncmp(entry, name, n) && !strncmp(entry + n, " (", 2)) return entry + n + 2;
     return NULL;
 }
 

@@ -129,9 +129,11 @@ mth__ports mth__model_outputs(mth__arena *, const mth__resolved *);
 const mth__block *mth__parameter_block(mth__arena *scratch, const mth_model *, const char *name);
 /* NULL: the model has none whose name these n bytes are */
 const mth__block *mth__model_block(const mth_model *, const char *name, size_t n);
-/* the suffixes that a type declares; and those of them that a module has, as its options say */
+/* the suffixes that a type declares */
 mth__ports mth__parameter_names(mth__arena *, const mth__module_type *);
-mth__ports mth__module_parameters(mth__arena *, const mth_module *);
+/* Of those, the ones that a module has, as its options say, one at a time: the one behind `before` (NULL: the first),
+   which has n bytes. NULL: there is no other. */
+const char *mth__module_parameter(const mth_module *, const char *before, size_t *n);
 /* What options alone say of a dimension of a parameter: `size` elements, of which `grain` stay together. False: the
  * input says more. Where it says how wide a unit is, that is taken as 2, the least for which it matters. */
 bool mth__parameter_extent(const mth_module *, const char *parameter, int dimension, int64_t *size, int32_t *grain);

@@ -5,32 +5,43 @@
  *   - The option `weight` names another parameter. The name is looked for from where the module stands outward: in its
  *     own model, then in the one around it. */
 #include "compose/model.h"
-#include <inttypes.h>
 #include <string.h>
 
 typedef struct {
     mth__arena *arena;
     mth__sharing *out;
-    mth__names object;  /* of the modules so far */
-    VEC(int) first_use; /* by object */
+    VEC(uint64_t) object; /* of the modules so far */
+    VEC(int) first_use;   /* by object */
+    mth__table known;     /* of objects */
 } parameter_listing;
+
+typedef struct {
+    const parameter_listing *pass;
+    uint64_t object;
+} object_key;
+static bool is_object(const void *key, int number) {
+    const object_key *wanted = key;
+    return wanted->pass->object.at[number] == wanted->object;
+}
 
 /* Not part of the walk below: that one has a frame for each level of models. */
 __attribute__((noinline)) static void list_module(
     parameter_listing *pass, const mth__block *block, const char *path, bool idle) {
-    const int use = mth__names_add(pass->arena, &pass->out->path, path);
-    const int object =
-        mth__names_add(pass->arena, &pass->object, mth__format(pass->arena, "%" PRIu64, block->module->object));
-    const bool first = (size_t)object == pass->first_use.n;
-    if (first) PUSH(pass->arena, pass->first_use, use);
+    const int use = mth__names_add(pass->arena, &pass->out->path, path), next = (int)pass->object.n;
+    const object_key key = {pass, block->module->object};
+    const uint64_t hash = mth__hash_add(mth__hash_key(), key.object);
+    const int object = mth__table_add(pass->arena, &pass->known, hash, is_object, &key, next);
+    if (object == next) {
+        PUSH(pass->arena, pass->object, key.object);
+        PUSH(pass->arena, pass->first_use, use);
+        size_t n;
+        for (const char *name = NULL; (name = mth__module_parameter(block->module, name, &n));) {
+            mth__names_add(pass->arena, &pass->out->parameter, mth__format(pass->arena, "%s.%.*s", path, (int)n, name));
+            PUSH(pass->arena, pass->out->owner, use);
+        }
+    }
     PUSH(pass->arena, pass->out->use,
         ((mth__module_use){block->module, path, block->line, pass->first_use.at[object], -1, idle}));
-    const mth__ports parameters = first ? mth__module_parameters(pass->arena, block->module) : (mth__ports){0};
-    for (int i = 0; i < parameters.n; i++) {
-        mth__names_add(
-            pass->arena, &pass->out->parameter, mth__format(pass->arena, "%s.%s", path, parameters.at[i].name));
-        PUSH(pass->arena, pass->out->owner, use);
-    }
 }
 
 static void list_model(parameter_listing *pass, const mth_model *model, const char *prefix, bool idle) {

@@ -21,47 +21,6 @@ static mth_status in_arena(void *body) {
     }                                                                                                                  \
     static mth_status body_##name(void)
 
-/* ---------------------------------------------------------------- numbers in texts */
-TEST(numbers_are_read_as_far_as_they_go) {
-    static const struct {
-        const char *text;
-        double value;
-        int length;
-    } cases[] = {
-        {"0.25", 0.25, 4},
-        {"-1e-05,", -1e-5, 6},
-        {"+3 4", 3, 2},
-        {"7.", 7, 2},
-        {".5x", 0.5, 2},
-        {"1e", 1, 1},
-        {"1e+", 1, 1},
-        {"2E3", 2000, 3},
-        {"0,25", 0, 1},
-        {"1.797e308", 1.797e308, 9},
-        {"-inf", -INFINITY, 4},
-        {"", 0, 0},
-        {"-", 0, 0},
-        {".", 0, 0},
-        {"e5", 0, 0},
-        {" 1", 0, 0},
-        {"\n1", 0, 0},
-        {"0x10", 0, 0},
-        {"infinite", INFINITY, 3},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const char *end;
-        double value = mth__read_real(cases[i].text, &end);
-        if (value == cases[i].value && end == cases[i].text + cases[i].length) continue;
-        unit_failures++;
-        printf("  '%s' is read as %g, %d characters\n", cases[i].text, value, (int)(end - cases[i].text));
-    }
-    const char *end;
-    CHECK(isnan(mth__read_real("nan", &end)) && !*end);
-    char text[32];
-    CHECK(mth__print(text, sizeof text, "%.17g", 0.1) == 19 && strcmp(text, "0.10000000000000001") == 0);
-    CHECK(mth__print(text, 4, "%d", 12345) == 5 && strcmp(text, "123") == 0);
-}
-
 /* ---------------------------------------------------------------- memory */
 static mth_status allocate_much(void *unused) {
     (void)unused;
