@@ -20,8 +20,8 @@ void mth__keys_add_shape(mth__arena *arena, mth__keys *keys, mth__shape shape) {
 }
 
 void mth__keys_add_split(mth__arena *arena, mth__keys *keys, const mth__split *split) {
-    uint64_t axes = (uint64_t)split->naxes;
-    for (int k = 0; k < split->naxes; k++) axes = axes << 8 | (uint8_t)split->axis[k];
+    uint64_t axes = (uint8_t)split->naxes;
+    for (int k = 0; k < MTH__AXES; k++) axes = axes << 8 | (uint8_t)split->axis[k]; /* whatever naxes says */
     mth__keys_add(arena, keys, axes);
     if (split->naxes) mth__keys_add(arena, keys, (uint64_t)(uint32_t)split->grain << 1 | split->cyclic);
 }

@@ -286,7 +286,6 @@ static mth_status verify(mth__verification *proof) {
     proof->sent = NEW_ARRAY(proof->arena, int64_t, channels);
     proof->taken = NEW_ARRAY(proof->arena, int64_t, channels);
     proof->left = NEW_ARRAY(proof->arena, int64_t, program->exit.n);
-    mth__arena *all = proof->arena;
     for (size_t i = 0; i < program->role.n; i++) {
         proof->role = &program->role.at[i];
         proof->number = (int)i;
@@ -298,7 +297,7 @@ static mth_status verify(mth__verification *proof) {
         if (!status) status = mth__verify_bytes(proof);
         if (!status) status = check_exits(proof);
         mth__arena_free(proof->arena);
-        proof->arena = all;
+        proof->arena = proof->lasting;
         if (status) return status;
     }
     TRY(check_left(proof));
@@ -307,8 +306,8 @@ static mth_status verify(mth__verification *proof) {
 }
 
 mth_status mth__program_verify(const mth__program *program) {
-    mth__verification proof = {.arena = mth__arena_new(), .program = program};
-    mth__arena *arena = proof.arena;
+    mth__arena *arena = mth__arena_new();
+    mth__verification proof = {.arena = arena, .lasting = arena, .program = program};
     mth_status status = verify(&proof);
     mth__arena_free(arena);
     return status;

@@ -2,6 +2,7 @@
 #ifndef MTH__VERIFY_H
 #define MTH__VERIFY_H
 #include "base/stop.h"
+#include "base/keys.h"
 #include "emit/program.h"
 #include "emit/ranges.h"
 
@@ -53,7 +54,14 @@ typedef struct {
     mth__reach *reach; /* by placement id */
     mth__contained contained[MTH__CONTAINED];
     int contained_next; /* found last, on the role at hand */
-    mth__node node;     /* room for the instruction at hand as a node */
+    /* Dtype, shape, local shape and sharding are a value's kind; what a row says of an instruction depends on the kinds
+       of its values alone. Kinds of all roles, the last role of each for which it was proved, and by value of this one
+       its kind; instructions that were proved. They live in `lasting`. */
+    mth__arena *lasting;
+    mth__keys kinds, rows;
+    VEC(int) kind_role;
+    int *kind_of;
+    mth__node node; /* room for the instruction at hand as a node */
     mth__value *value;
 } mth__verification;
 

@@ -259,11 +259,31 @@ mth_status mth__verify_layouts(mth__verification *proof, int i) {
     return NULL;
 }
 
+/* Has an instruction of the same row and attributes on values of the same kinds been proved? Then this one is. */
+static bool is_proved(mth__verification *proof, const mth__instr *instruction) {
+    mth__keys *rows = &proof->rows;
+    mth__keys_begin(rows);
+    mth__keys_add(proof->lasting, rows, (uint64_t)(uintptr_t)instruction->op);
+    mth__keys_add(proof->lasting, rows,
+        (uint64_t)instruction->accumulates << 16 | (uint64_t)instruction->nin << 8 | (uint64_t)instruction->nout);
+    mth__keys_add_attrs(proof->lasting, rows, instruction->attrs);
+    for (int j = 0; j < instruction->nin; j++)
+        mth__keys_add(proof->lasting, rows, (uint64_t)proof->kind_of[instruction->in[j]]);
+    for (int j = 0; j < instruction->nout; j++)
+        mth__keys_add(proof->lasting, rows, (uint64_t)proof->kind_of[instruction->out[j]]);
+    const int known = (int)rows->key.n;
+    return mth__keys_number(proof->lasting, rows) < known;
+}
+
 mth_status mth__verify_row(mth__verification *proof, int i) {
     const mth__instr *instruction = &proof->role->instr.at[i];
     mth__node *node;
+    if (instruction->op->row == MTH__ROW_keep) {
+        TRY(check_shapes(proof, i, &node));
+        return check_keep(proof, i);
+    }
+    if (is_proved(proof, instruction)) return NULL; /* a refusal would have been the end */
     TRY(check_shapes(proof, i, &node));
-    if (instruction->op->row == MTH__ROW_keep) return check_keep(proof, i);
     for (int j = 0; j < instruction->nin; j++)
         if (proof->role->value.at[instruction->in[j]].sharding.on !=
             proof->role->value.at[instruction->out[0]].sharding.on)

@@ -257,6 +257,38 @@ static mth_status check_storage(mth__verification *proof, int number) {
     return check_view(proof, number);
 }
 
+/* The number of the value's kind. */
+static int kind_of(mth__verification *proof, const mth__program_value *value) {
+    mth__keys *kinds = &proof->kinds;
+    mth__keys_begin(kinds);
+    mth__keys_add(proof->lasting, kinds, value->dtype);
+    mth__keys_add_shape(proof->lasting, kinds, value->shape);
+    mth__keys_add(proof->lasting, kinds, (uint64_t)value->local.rank);
+    for (int d = 0; d < value->shape.rank; d++) mth__keys_add(proof->lasting, kinds, (uint64_t)value->local.dim[d]);
+    mth__keys_add_sharding(proof->lasting, kinds, &value->sharding, value->shape.rank);
+    const int kind = mth__keys_number(proof->lasting, kinds);
+    if (kind == (int)proof->kind_role.n) PUSH(proof->lasting, proof->kind_role, -1);
+    return kind;
+}
+
+/* The value's kind has a sharding on a placement of all of the role's devices, which gives each of them the local
+ * shape. */
+static mth_status check_kind(mth__verification *proof, seen_splits *seen, int number) {
+    const mth__program_value *value = &proof->role->value.at[number];
+    mth_status bad = mth__sharding_check(&value->sharding, value->shape);
+    if (bad) return mth__refuse_for(proof, -1, number, bad);
+    TRY(check_place(proof, number));
+    bool fits = value->local.rank == value->shape.rank;
+    for (int d = 0; d < value->shape.rank && fits; d++) {
+        int64_t size;
+        TRY(size_of(proof, seen, number, d, &size));
+        fits = value->local.dim[d] == size;
+    }
+    if (fits) return NULL;
+    return mth__refuse(proof, -1, number,
+        F("the local shape of %s is not what its sharding gives on every device of the role", value->name));
+}
+
 mth_status mth__verify_values(mth__verification *proof) {
     memset(proof->contained, 0, sizeof proof->contained); /* they hold for the devices of one role */
     memset(&proof->exits, 0, sizeof proof->exits);
@@ -267,22 +299,15 @@ mth_status mth__verify_values(mth__verification *proof) {
             TRY(find_exit(proof, number));
     }
     proof->entry_next = NEW_ARRAY(proof->arena, int, proof->role->value.n);
+    proof->kind_of = NEW_ARRAY(proof->arena, int, proof->role->value.n);
     for (int number = 0; number < (int)proof->role->value.n; number++) {
         const mth__program_value *value = &proof->role->value.at[number];
         TRY(mth__stop_check());
         mth_status bad = mth__shape_check(value->shape, value->dtype);
-        if (!bad) bad = mth__sharding_check(&value->sharding, value->shape);
         if (bad) return mth__refuse_for(proof, -1, number, bad);
-        TRY(check_place(proof, number));
-        bool fits = value->local.rank == value->shape.rank;
-        for (int d = 0; d < value->shape.rank && fits; d++) {
-            int64_t size;
-            TRY(size_of(proof, &seen, number, d, &size));
-            fits = value->local.dim[d] == size;
-        }
-        if (!fits)
-            return mth__refuse(proof, -1, number,
-                F("the local shape of %s is not what its sharding gives on every device of the role", value->name));
+        const int kind = proof->kind_of[number] = kind_of(proof, value);
+        if (proof->kind_role.at[kind] != proof->number) TRY(check_kind(proof, &seen, number));
+        proof->kind_role.at[kind] = proof->number;
         if (value->bytes != mth__shape_size(value->local) * (int64_t)mth_dtype_size(value->dtype))
             return mth__refuse(proof, -1, number, F("%s has %lld bytes", value->name, (long long)value->bytes));
         TRY(check_storage(proof, number));
