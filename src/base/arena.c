@@ -90,15 +90,15 @@ mth_status mth__guard(mth_status (*body)(void *), void *arguments) {
 enum { RED_ZONE = 16 };
 #else
 enum { RED_ZONE = 0 };
-#define ASAN_POISON_MEMORY_REGION(address, size) ((void)0)
-#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)0)
+#define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
 #endif
 
 static size_t with_red_zone(size_t size) { return ((size + 15) & ~(size_t)15) + RED_ZONE; }
 
-static void *open_zeroed(void *at, size_t size) {
+static void *open_region(void *at, size_t size) {
     ASAN_UNPOISON_MEMORY_REGION(at, size);
-    return memset(at, 0, size);
+    return at;
 }
 
 static arena_block *block_new(mth__arena *arena, size_t room) {
@@ -135,7 +135,8 @@ void mth__arena_free(mth__arena *arena) {
 
 size_t mth__arena_bytes(const mth__arena *arena) { return arena->bytes; }
 
-void *mth__alloc(mth__arena *arena, size_t size) {
+/* What lies there is anything. */
+static void *take(mth__arena *arena, size_t size) {
     arena_block *block = arena->last;
     if (size > PTRDIFF_MAX / 2) out_of_memory();
     size_t rounded = with_red_zone(size);
@@ -147,7 +148,7 @@ void *mth__alloc(mth__arena *arena, size_t size) {
             own->used = rounded;
             own->before = block->before;
             block->before = own;
-            return open_zeroed(own->data, size);
+            return open_region(own->data, size);
         }
         arena_block *fresh = block_new(arena, room);
         fresh->before = block;
@@ -155,14 +156,18 @@ void *mth__alloc(mth__arena *arena, size_t size) {
     }
     void *memory = block->data + block->used;
     block->used += rounded;
-    return open_zeroed(memory, size);
+    return open_region(memory, size);
 }
 
-void *mth__alloc_array(mth__arena *arena, size_t n, size_t size) {
+void *mth__alloc(mth__arena *arena, size_t size) { return memset(take(arena, size), 0, size); }
+
+static size_t array_bytes(size_t n, size_t size) {
     size_t bytes;
     if (__builtin_mul_overflow(n, size, &bytes)) out_of_memory();
-    return mth__alloc(arena, bytes);
+    return bytes;
 }
+
+void *mth__alloc_array(mth__arena *arena, size_t n, size_t size) { return mth__alloc(arena, array_bytes(n, size)); }
 
 void *mth__grow(mth__arena *arena, void *at, size_t n, size_t *room, size_t size) {
     size_t wanted = *room ? 2 * *room : 8;
@@ -170,20 +175,21 @@ void *mth__grow(mth__arena *arena, void *at, size_t n, size_t *room, size_t size
     size_t old = with_red_zone(*room * size), grown = with_red_zone(wanted * size);
     /* the last allocation grows in place */
     if (at && (char *)at + old == block->data + block->used && grown - old <= block->room - block->used) {
-        open_zeroed((char *)at + *room * size, (wanted - *room) * size);
+        memset(open_region((char *)at + *room * size, (wanted - *room) * size), 0, (wanted - *room) * size);
         block->used += grown - old;
         *room = wanted;
         return at;
     }
-    void *fresh = mth__alloc_array(arena, wanted, size);
+    char *fresh = take(arena, array_bytes(wanted, size));
     *room = wanted; /* not before there is room: a model lives on where its arena found none */
     if (n) memcpy(fresh, at, n * size);
+    memset(fresh + n * size, 0, (wanted - n) * size);
     return fresh;
 }
 
 char *mth__copy_text(mth__arena *arena, const char *text) {
     size_t n = strlen(text) + 1;
-    return memcpy(mth__alloc(arena, n), text, n);
+    return memcpy(take(arena, n), text, n);
 }
 
 char *mth__format(mth__arena *arena, const char *format, ...) {
@@ -192,7 +198,7 @@ char *mth__format(mth__arena *arena, const char *format, ...) {
     va_start(list, format);
     const size_t n = (size_t)mth__vprint(short_text, sizeof short_text, format, list);
     va_end(list);
-    char *text = mth__alloc(arena, n + 1);
+    char *text = take(arena, n + 1);
     if (n < sizeof short_text) return memcpy(text, short_text, n + 1);
     va_start(list, format);
     mth__vprint(text, n + 1, format, list);

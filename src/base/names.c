@@ -16,11 +16,11 @@ int mth__names_find(const mth__names *names, const char *name) {
 }
 
 int mth__names_add(mth__arena *arena, mth__names *names, const char *name) {
-    const uint64_t hash = mth__hash_text(name, strlen(name));
-    const named_key key = {names, name};
-    const int found = mth__table_find(&names->table, hash, is_named, &key);
-    if (found >= 0) return found;
     mth__table_reserve(arena, &names->table);
-    PUSH(arena, names->name, name);
-    return mth__table_put(&names->table, hash, is_named, &key, (int)names->name.n - 1);
+    const uint64_t hash = mth__hash_text(name, strlen(name));
+    const int next = (int)names->name.n;
+    PUSH(arena, names->name, name); /* taken back below if it is known */
+    const int number = mth__table_put(&names->table, hash, is_named, &(named_key){names, name}, next);
+    if (number != next) names->name.n = (size_t)next;
+    return number;
 }

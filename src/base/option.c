@@ -208,7 +208,7 @@ const mth__opt *mth__options_row(const mth__opt *const *tables, const char *name
 const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *values, const char *name) {
     for (; *tables; tables++)
         for (const mth__opt *option = *tables; option->name; option++, values++)
-            if (!strcmp(option->name, name)) return values;
+            if (*option->name == *name && !strcmp(option->name, name)) return values;
     return NULL;
 }
 

@@ -304,11 +304,11 @@ mth_status mth__expand(const mth_model *model, const mth__input_description *giv
     }
     for (size_t k = 0; k < count; k++)
         if (!known[k]) return extra_input(graph, model, given[k].name);
-    mth__sharing sharing;
-    TRY(mth__sharing_find(graph->arena, model, &sharing));
-    const size_t parameters = sharing.parameter.name.n;
+    const mth__sharing *sharing;
+    TRY(mth__sharing_find(model, &sharing));
+    const size_t parameters = sharing->parameter.name.n;
     made_parameters made = {
-        &sharing, NEW_ARRAY(graph->arena, mth__value *, parameters), NEW_ARRAY(graph->arena, const char *, parameters)};
+        sharing, NEW_ARRAY(graph->arena, mth__value *, parameters), NEW_ARRAY(graph->arena, const char *, parameters)};
     context scope = {graph, {mth__place_whole(graph->mesh), -1, -1}, "", &made};
     TRY(expand_model(&scope, model, in, out));
     graph->parameter.n = 0; /* in the order of composition, whatever the order of expansion was */

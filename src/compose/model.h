@@ -67,7 +67,8 @@ typedef struct {
     } *output;
     const char **output_name;
     int outputs;
-    bool selected; /* compile was told which outputs there are */
+    bool selected;                       /* compile was told which outputs there are */
+    const struct mth__sharing **sharing; /* a cell: of the whole model, once somebody has asked */
     /* every connection by its names, and what makes it */
     mth__names connection;
     mth__source *made_by;
@@ -79,7 +80,6 @@ typedef struct {
     const char *path, *line; /* "model_0.linear_3"; the user's line */
     int first;               /* the first use of its object, whose parameters it uses */
     int weight;              /* the parameter that its option `weight` names, or -1 */
-    bool idle;               /* no output that compile was asked for depends on it */
 } mth__module_use;
 /* Who has which parameter, in the order of composition. */
 typedef struct mth__sharing {
@@ -87,7 +87,7 @@ typedef struct mth__sharing {
     VEC(mth__module_use) use;   /* by path */
     VEC(int) owner;             /* by parameter: a use */
 } mth__sharing;
-mth_status mth__sharing_find(mth__arena *, const mth_model *, mth__sharing *out);
+mth_status mth__sharing_find(const mth_model *, const mth__sharing **out); /* of a resolved model, which keeps it */
 /* The number of a parameter of the module at `path`; -1: it has none of the name. */
 int mth__sharing_number(mth__arena *, const mth__sharing *, const char *path, const char *suffix);
 

@@ -25,8 +25,7 @@ static bool is_object(const void *key, int number) {
 }
 
 /* Not part of the walk below: that one has a frame for each level of models. */
-__attribute__((noinline)) static void list_module(
-    parameter_listing *pass, const mth__block *block, const char *path, bool idle) {
+__attribute__((noinline)) static void list_module(parameter_listing *pass, const mth__block *block, const char *path) {
     const int use = mth__names_add(pass->arena, &pass->out->path, path), next = (int)pass->object.n;
     const object_key key = {pass, block->module->object};
     const uint64_t hash = mth__hash_add(mth__hash_key(), key.object);
@@ -41,23 +40,21 @@ __attribute__((noinline)) static void list_module(
         }
     }
     PUSH(pass->arena, pass->out->use,
-        ((mth__module_use){block->module, path, block->line, pass->first_use.at[object], -1, idle}));
+        ((mth__module_use){block->module, path, block->line, pass->first_use.at[object], -1}));
 }
 
-static void list_model(parameter_listing *pass, const mth_model *model, const char *prefix, bool idle) {
-    const mth__resolved *resolved = *model->resolved;
+static void list_model(parameter_listing *pass, const mth_model *model, const char *prefix) {
     for (size_t k = 0; k < model->block.n; k++) {
         const mth__block *block = model->block.at[k];
         const char *path = mth__format(pass->arena, "%s%s", prefix, block->name);
-        const bool idle_here = idle || resolved->block[k].idle;
         if (block->model) {
-            list_model(pass, block->model, mth__format(pass->arena, "%s.", path), idle_here);
+            list_model(pass, block->model, mth__format(pass->arena, "%s.", path));
             continue;
         }
-        list_module(pass, block, path, idle_here);
+        list_module(pass, block, path);
         for (size_t stage = 0; stage < mth__pipeline_stages(block->module); stage++)
             list_model(pass, mth__pipeline_stage(block->module, stage),
-                mth__format(pass->arena, "%s.stage_%zu.", path, stage), idle_here);
+                mth__format(pass->arena, "%s.stage_%zu.", path, stage));
     }
 }
 
@@ -133,18 +130,23 @@ static mth_status no_parameter(mth__arena *arena, const mth__sharing *sharing, c
     return mth__error_source(mth__error_operator(status, at->path), at->line);
 }
 
-mth_status mth__sharing_find(mth__arena *arena, const mth_model *model, mth__sharing *out) {
-    parameter_listing pass = {.arena = arena, .out = out};
-    *out = (mth__sharing){0};
-    list_model(&pass, model, "", false);
-    for (size_t i = 0; i < out->use.n; i++) {
-        mth__module_use *use = &out->use.at[i];
-        const char *weight = shared_name(use);
-        if (!weight) continue;
-        const mth__module_use *first = &out->use.at[use->first];
-        use->weight = find_from(arena, out, first->path, weight);
-        if (use->weight < 0) return no_parameter(arena, out, first);
+mth_status mth__sharing_find(const mth_model *model, const mth__sharing **out) {
+    const mth__sharing **kept = (*model->resolved)->sharing;
+    if (!*kept) {
+        mth__sharing *sharing = NEW(model->arena, mth__sharing);
+        parameter_listing pass = {.arena = model->arena, .out = sharing};
+        list_model(&pass, model, "");
+        for (size_t i = 0; i < sharing->use.n; i++) {
+            mth__module_use *use = &sharing->use.at[i];
+            const char *weight = shared_name(use);
+            if (!weight) continue;
+            const mth__module_use *first = &sharing->use.at[use->first];
+            use->weight = find_from(model->arena, sharing, first->path, weight);
+            if (use->weight < 0) return no_parameter(model->arena, sharing, first);
+        }
+        *kept = sharing;
     }
+    *out = *kept;
     return NULL;
 }
 
@@ -155,17 +157,36 @@ int mth__sharing_number(mth__arena *arena, const mth__sharing *sharing, const ch
     return mth__names_find(&sharing->parameter, mth__format(arena, "%s.%s", first->path, suffix));
 }
 
+/* Does an output that compile was asked for depend on a use of a module? By use: uses are listed in this order. */
+static void find_needed(const mth_model *model, bool needed, bool *of_use, size_t *uses) {
+    const mth__resolved *resolved = *model->resolved;
+    for (size_t k = 0; k < model->block.n; k++) {
+        const mth__block *block = model->block.at[k];
+        const bool here = needed && !resolved->block[k].idle;
+        if (block->model) {
+            find_needed(block->model, here, of_use, uses);
+            continue;
+        }
+        of_use[(*uses)++] = here;
+        for (size_t stage = 0; stage < mth__pipeline_stages(block->module); stage++)
+            find_needed(mth__pipeline_stage(block->module, stage), here, of_use, uses);
+    }
+}
+
 void mth__model_parameters(mth__arena *arena, const mth_model *model, mth__names *out, mth__names *idle) {
-    mth__sharing sharing;
-    mth_error_free(mth__sharing_find(arena, model, &sharing)); /* of a resolved model: it can't fail */
-    bool *needed = NEW_ARRAY(arena, bool, sharing.parameter.name.n);
-    bool *used = NEW_ARRAY(arena, bool, sharing.use.n); /* by first use: some use of the object is needed */
-    for (size_t i = 0; i < sharing.use.n; i++) {
-        const mth__module_use *use = &sharing.use.at[i];
-        if (use->idle) continue;
+    const mth__sharing *sharing;
+    mth_error_free(mth__sharing_find(model, &sharing)); /* of a resolved model: it can't fail */
+    bool *needed = NEW_ARRAY(arena, bool, sharing->parameter.name.n);
+    bool *used = NEW_ARRAY(arena, bool, sharing->use.n); /* by first use: some use of the object is needed */
+    bool *of_use = NEW_ARRAY(arena, bool, sharing->use.n);
+    size_t uses = 0;
+    find_needed(model, true, of_use, &uses);
+    for (size_t i = 0; i < sharing->use.n; i++) {
+        const mth__module_use *use = &sharing->use.at[i];
+        if (!of_use[i]) continue;
         used[use->first] = true;
         if (use->weight >= 0) needed[use->weight] = true;
     }
-    for (size_t i = 0; i < sharing.parameter.name.n; i++)
-        mth__names_add(arena, needed[i] || used[sharing.owner.at[i]] ? out : idle, sharing.parameter.name.at[i]);
+    for (size_t i = 0; i < sharing->parameter.name.n; i++)
+        mth__names_add(arena, needed[i] || used[sharing->owner.at[i]] ? out : idle, sharing->parameter.name.at[i]);
 }

@@ -506,6 +506,7 @@ __attribute__((noinline)) static mth_status resolve_own(const mth_model *model) 
     wiring wires = {.model = model, .scratch = mth__arena_new()};
     wires.in = NEW_ARRAY(wires.scratch, struct inlets, model->block.n);
     wires.out = NEW(model->arena, mth__resolved);
+    wires.out->sharing = NEW(model->arena, const mth__sharing *);
     TRY(resolve(&wires));
     *model->resolved = wires.out;
     mth__arena_free(wires.scratch);
@@ -543,10 +544,8 @@ mth_status mth__model_resolve(const mth_model *model, mth__mesh *mesh, bool part
         return FAIL(MTH_ERROR_VALUE, F("the model has no blocks"),
             F("add some with mth_model_add, such as Linear(dimension=4) with input='x', output='y'"));
     TRY(mth__resolve(model, &resolved));
-    mth__arena *scratch = mth__arena_new();
-    mth__sharing sharing;
-    TRY(mth__sharing_find(scratch, model, &sharing));
-    mth__arena_free(scratch);
+    const mth__sharing *sharing;
+    TRY(mth__sharing_find(model, &sharing));
     return mth__site_check(model, mesh, &(mth__site){mth__place_whole(mesh), -1, -1}, partitioned);
 }
 

@@ -54,13 +54,17 @@ typedef struct {
     mth__reach *reach; /* by placement id */
     mth__contained contained[MTH__CONTAINED];
     int contained_next; /* found last, on the role at hand */
-    /* Dtype, shape, local shape and sharding are a value's kind; what a row says of an instruction depends on the kinds
-       of its values alone. Kinds of all roles, the last role of each for which it was proved, and by value of this one
-       its kind; instructions that were proved. They live in `lasting`. */
+    /* Dtype, shape, local shape and sharding are a value's kind. Kinds of all roles, by kind the last role for which it
+       was proved, and by value of this role its kind. They live in `lasting`. */
     mth__arena *lasting;
-    mth__keys kinds, rows;
+    mth__keys kinds;
     VEC(int) kind_role;
     int *kind_of;
+    /* What a row says of an instruction, whose values lie on one placement, depends on what their layouts are: kinds
+       that differ in nothing but which devices their grids are of have one. By kind its layout; instructions that were
+       proved. */
+    mth__keys layouts, rows;
+    VEC(int) layout_of;
     mth__node node; /* room for the instruction at hand as a node */
     mth__value *value;
 } mth__verification;

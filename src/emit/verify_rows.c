@@ -259,7 +259,8 @@ mth_status mth__verify_layouts(mth__verification *proof, int i) {
     return NULL;
 }
 
-/* Has an instruction of the same row and attributes on values of the same kinds been proved? Then this one is. */
+/* Has an instruction of the same row and attributes on values of the same layouts been proved? Then this one is, if
+   its values lie on one placement. */
 static bool is_proved(mth__verification *proof, const mth__instr *instruction) {
     mth__keys *rows = &proof->rows;
     mth__keys_begin(rows);
@@ -268,9 +269,9 @@ static bool is_proved(mth__verification *proof, const mth__instr *instruction) {
         (uint64_t)instruction->accumulates << 16 | (uint64_t)instruction->nin << 8 | (uint64_t)instruction->nout);
     mth__keys_add_attrs(proof->lasting, rows, instruction->attrs);
     for (int j = 0; j < instruction->nin; j++)
-        mth__keys_add(proof->lasting, rows, (uint64_t)proof->kind_of[instruction->in[j]]);
+        mth__keys_add(proof->lasting, rows, (uint64_t)proof->layout_of.at[proof->kind_of[instruction->in[j]]]);
     for (int j = 0; j < instruction->nout; j++)
-        mth__keys_add(proof->lasting, rows, (uint64_t)proof->kind_of[instruction->out[j]]);
+        mth__keys_add(proof->lasting, rows, (uint64_t)proof->layout_of.at[proof->kind_of[instruction->out[j]]]);
     const int known = (int)rows->key.n;
     return mth__keys_number(proof->lasting, rows) < known;
 }
@@ -278,12 +279,9 @@ static bool is_proved(mth__verification *proof, const mth__instr *instruction) {
 mth_status mth__verify_row(mth__verification *proof, int i) {
     const mth__instr *instruction = &proof->role->instr.at[i];
     mth__node *node;
-    if (instruction->op->row == MTH__ROW_keep) {
-        TRY(check_shapes(proof, i, &node));
-        return check_keep(proof, i);
-    }
-    if (is_proved(proof, instruction)) return NULL; /* a refusal would have been the end */
-    TRY(check_shapes(proof, i, &node));
+    const bool keeps = instruction->op->row == MTH__ROW_keep, proved = !keeps && is_proved(proof, instruction);
+    if (!proved) TRY(check_shapes(proof, i, &node));
+    if (keeps) return check_keep(proof, i);
     for (int j = 0; j < instruction->nin; j++)
         if (proof->role->value.at[instruction->in[j]].sharding.on !=
             proof->role->value.at[instruction->out[0]].sharding.on)
@@ -293,6 +291,7 @@ mth_status mth__verify_row(mth__verification *proof, int i) {
         if (proof->role->value.at[instruction->out[j]].sharding.on !=
             proof->role->value.at[instruction->out[0]].sharding.on)
             return mth__refuse(proof, i, instruction->out[j], F("its results lie on several placements"));
+    if (proved) return NULL; /* a refusal would have been the end */
     row pass = {.proof = proof, .i = i, .instruction = instruction};
     mth__op_rule(node, &pass.rule);
     TRY(check_cuts(&pass));

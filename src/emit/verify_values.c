@@ -267,8 +267,25 @@ static int kind_of(mth__verification *proof, const mth__program_value *value) {
     for (int d = 0; d < value->shape.rank; d++) mth__keys_add(proof->lasting, kinds, (uint64_t)value->local.dim[d]);
     mth__keys_add_sharding(proof->lasting, kinds, &value->sharding, value->shape.rank);
     const int kind = mth__keys_number(proof->lasting, kinds);
-    if (kind == (int)proof->kind_role.n) PUSH(proof->lasting, proof->kind_role, -1);
+    if (kind == (int)proof->kind_role.n) {
+        PUSH(proof->lasting, proof->kind_role, -1);
+        PUSH(proof->lasting, proof->layout_of, -1);
+    }
     return kind;
+}
+
+/* The number of the layout of a value that has been checked. */
+static int layout_of(mth__verification *proof, const mth__program_value *value) {
+    mth__keys *layouts = &proof->layouts;
+    const mth__placement *on = value->sharding.on;
+    mth__keys_begin(layouts);
+    mth__keys_add(proof->lasting, layouts, (uint64_t)value->dtype << 32 | (uint64_t)on->naxes);
+    for (int axis = 0; axis < on->naxes; axis++) mth__keys_add(proof->lasting, layouts, (uint64_t)on->dim[axis]);
+    mth__keys_add_shape(proof->lasting, layouts, value->shape);
+    mth__keys_add_shape(proof->lasting, layouts, value->local);
+    mth__keys_add(proof->lasting, layouts, (uint64_t)value->sharding.partial << 8 | value->sharding.reduce);
+    for (int d = 0; d < value->shape.rank; d++) mth__keys_add_split(proof->lasting, layouts, &value->sharding.dim[d]);
+    return mth__keys_number(proof->lasting, layouts);
 }
 
 /* The value's kind has a sharding on a placement of all of the role's devices, which gives each of them the local
@@ -307,6 +324,7 @@ mth_status mth__verify_values(mth__verification *proof) {
         if (bad) return mth__refuse_for(proof, -1, number, bad);
         const int kind = proof->kind_of[number] = kind_of(proof, value);
         if (proof->kind_role.at[kind] != proof->number) TRY(check_kind(proof, &seen, number));
+        if (proof->layout_of.at[kind] < 0) proof->layout_of.at[kind] = layout_of(proof, value);
         proof->kind_role.at[kind] = proof->number;
         if (value->bytes != mth__shape_size(value->local) * (int64_t)mth_dtype_size(value->dtype))
             return mth__refuse(proof, -1, number, F("%s has %lld bytes", value->name, (long long)value->bytes));
