@@ -18,6 +18,13 @@ uint64_t mth__hash_choose(void) {
     return atomic_compare_exchange_strong(&mth__hash_secret, &none, fresh) ? fresh : none;
 }
 
+uint64_t mth__hash_words(const uint64_t *word, size_t n) {
+    const uint64_t key = mth__hash_key() ^ 0x9e3779b97f4a7c15;
+    uint64_t hash = mth__hash_add(mth__hash_key(), n);
+    for (; n >= 2; word += 2, n -= 2) hash = mth__hash_fold(hash ^ word[0], key ^ word[1]) + 0xd6e8feb86659fd93;
+    return n ? mth__hash_add(hash, *word) : hash;
+}
+
 uint64_t mth__hash_text(const char *text, size_t n) {
     uint64_t hash = mth__hash_add(mth__hash_key(), n), word;
     for (; n >= sizeof word; text += sizeof word, n -= sizeof word) {

@@ -22,5 +22,6 @@ static inline uint64_t mth__hash_fold(uint64_t a, uint64_t b) {
 static inline uint64_t mth__hash_add(uint64_t hash, uint64_t word) {
     return mth__hash_fold(hash ^ word, mth__hash_key() ^ 0x9e3779b97f4a7c15) + 0xd6e8feb86659fd93;
 }
+uint64_t mth__hash_words(const uint64_t *, size_t n);
 uint64_t mth__hash_text(const char *, size_t n);
 #endif

@@ -48,8 +48,7 @@ static bool is_wanted(const void *key, int number) {
 int mth__keys_number(mth__arena *arena, mth__keys *keys) {
     const uint64_t *word = keys->word.at + keys->first;
     const mth__key key = {keys->first, keys->word.n - keys->first};
-    uint64_t hash = mth__hash_key();
-    for (size_t i = 0; i < key.n; i++) hash = mth__hash_add(hash, word[i]);
+    const uint64_t hash = mth__hash_words(word, key.n);
     const int next = (int)keys->key.n,
               number = mth__table_add(arena, &keys->table, hash, is_wanted, &(asked_key){keys, word, key.n}, next);
     if (number == next)

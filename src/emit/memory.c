@@ -353,8 +353,8 @@ static int64_t first_fit(layout *pass, bool backwards) {
     return used;
 }
 
-/* The largest first, each at the lowest offset that no block of its time holds. */
-static int64_t largest_first(layout *pass, mth__space space) {
+/* The largest first, each at the lowest offset that no block of its time holds. Ends where that takes `most` bytes. */
+static int64_t largest_first(layout *pass, mth__space space, int64_t most) {
     int n = 0, placed = 0;
     int64_t used = 0;
     /* `at`: placed, by offset */
@@ -363,7 +363,7 @@ static int64_t largest_first(layout *pass, mth__space space) {
     for (size_t block_number = 0; block_number < pass->block.n; block_number++)
         if (in_slab(&pass->block.at[block_number], space)) order[n++] = &pass->block.at[block_number];
     qsort(order, (size_t)n, sizeof *order, by_size);
-    for (int k = 0; k < n; k++) {
+    for (int k = 0; k < n && used < most; k++) {
         block *item = order[k];
         item->offset = lowest_free(at, (size_t)placed, item);
         insert(at, (size_t)placed++, item);
@@ -387,7 +387,8 @@ static int64_t place_blocks(layout *pass, mth__space space) {
     int64_t least = most_live(pass, space, &at), best = INT64_MAX;
     take_if_smaller(pass, space, first_fit(pass, false), &best);
     if (best > least) take_if_smaller(pass, space, first_fit(pass, true), &best);
-    if (best > least && pass->block.n <= MOST_BY_SIZE) take_if_smaller(pass, space, largest_first(pass, space), &best);
+    if (best > least && pass->block.n <= MOST_BY_SIZE)
+        take_if_smaller(pass, space, largest_first(pass, space, best), &best);
     return best;
 }
 

@@ -1,6 +1,7 @@
 /* From the ordered graph to programs by role. The time for a node grows with the roles that take part in it, not with
  * their devices. */
 #include "base/names.h"
+#include "base/rewrite.h"
 #include "catalog/rows.h"
 #include "emit/emit.h"
 #include <stdio.h>
@@ -451,6 +452,10 @@ static void reserve(emission *pass) {
     const mth__graph *graph = pass->graph;
     size_t n = pass->program->role.n;
     size_t *values = NEW_ARRAY(pass->scratch, size_t, n), *instrs = NEW_ARRAY(pass->scratch, size_t, n);
+    for (size_t i = 0; i < mth__graph_sources(graph); i++) {
+        const mth__role_list *list = &pass->roles[mth__graph_source(graph, i)->sharding.on->id];
+        for (int k = 0; k < list->n; k++) values[list->role[k]]++;
+    }
     for (size_t i = 0; i < graph->node.n; i++) {
         const mth__node *node = graph->node.at[i];
         const mth__role_list *list = &pass->roles[node->out[0]->sharding.on->id];
@@ -461,8 +466,8 @@ static void reserve(emission *pass) {
     }
     for (size_t i = 0; i < n; i++) {
         mth__role *role = &pass->program->role.at[i];
-        role->value.room = values[i] + 16;
-        role->instr.room = instrs[i] + 16;
+        role->value.room = values[i] + graph->output.n + 16; /* copies to exits, scratch */
+        role->instr.room = instrs[i] + graph->output.n + 16;
         role->value.at = NEW_ARRAY(pass->arena, mth__program_value, role->value.room);
         /* mth__emit_waits makes the final list */
         role->instr.at = NEW_ARRAY(pass->scratch, mth__instr, role->instr.room);
