@@ -51,17 +51,17 @@
  * moe_rows (experts: e): experts[t,k] -> rows[e,t]: for each e the global tokens that chose it, ascending, then -1. A
  *   device that holds a block of t fills just the rows of that block, from its first row on; whoever reads rows must
  *   accept that layout (runs of >= 0, then -1, in each block)
- * moe_dispatch: x[t,d], rows[e,t] -> [e,t,d]: x[rows], 0 where rows is -1.    moe_dispatch_weighted: x, rows,
- *   weights[t,k], experts[t,k]: times the weight of (token, e)
+ * routed tensors [e,t,...]: a row of them is real where rows[e,t] names a token, else padding. No row of the catalog
+ *   reads padding, and a kernel may leave there what its memory held (the reference: 0)
+ * moe_dispatch: x[t,d], rows[e,t] -> [e,t,d]: x[rows].    moe_dispatch_weighted: x, rows, weights[t,k], experts[t,k]:
+ *   times the weight of (token, e)
  * moe_combine: y[e,t,d], rows[e,t], weights?[t,k], experts?[t,k] -> [t,d] (SUM e): for each row >= 0, out[row's token]
  *   += weight (1 without weights) * y
  * moe_combine_weights_grad: y[e,t,d], rows[e,t], experts[t,k], dout[t,d] -> dweights[t,k] (SUM e, d)
- * moe_matmul (transposed: weight is [e,o,i]): x[e,t,i], weight[e,i,o], rows[e,t] -> [e,t,o] (SUM i); padding rows
- *   become 0
- * moe_outer: x[e,t,i], dy[e,t,o], rows -> [e,i,o] (SUM t).     moe_bias: x[e,t,o], bias[e,o], rows -> x + bias on real
- *   rows, 0 on padding
+ * moe_matmul (transposed: weight is [e,o,i]): x[e,t,i], weight[e,i,o], rows[e,t] -> [e,t,o] (SUM i)
+ * moe_outer: x[e,t,i], dy[e,t,o], rows -> [e,i,o] (SUM t).     moe_bias: x[e,t,o], bias[e,o], rows -> x + bias
  * moe_bias_grad: dy[e,t,o], rows -> [e,o] (SUM t)
- * moe_act (activation: 0 relu 1 gelu 2 gelu_tanh 3 silu): x[e,t,h], rows -> y, 0 on padding.
+ * moe_act (activation: 0 relu 1 gelu 2 gelu_tanh 3 silu): x[e,t,h], rows -> y.
  *   moe_act_grad (activation): x, dy, rows -> dx.  moe_mul: a, b, rows -> a * b
  * moe_count (experts: e): experts[t,k] -> [e], float32 (SUM t): how many choices each expert has
  * communication, made by reshard alone (in's and out's shardings say all; attrs repeat it for the text): same global

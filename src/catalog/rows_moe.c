@@ -1,6 +1,6 @@
 /* Mixture of experts. t: tokens, e: experts, k: choices of a token. Routed tensors are [e, t, ...]: for each expert, in
-   its first rows, the tokens that chose it; what follows is padding, which no row of this file reads and which gets 0.
-   So gradients may hold anything there. */
+   its first rows, the tokens that chose it; what follows is padding, which no row of this file reads and where
+   each may leave anything. */
 #include "catalog/row_tools.h"
 
 /* ---------------------------------------------------------------- shapes */
@@ -152,10 +152,10 @@ const mth__op mth__op_moe_count = {ROW(moe_count), .args = "experts", .results =
 /* ---------------------------------------------------------------- rows: tokens to experts and back */
 const mth__op mth__op_moe_dispatch = {ROW(moe_dispatch), .args = "x, rows", .results = "y", .factors = "td,et->etd",
     EACH(1), BY_TOKEN, .index_args = 2, .row_args = 2, .grad = grad_dispatch,
-    .doc = "y[e, r, :] = x[rows[e, r], :], 0 on padding."};
+    .doc = "y[e, r, :] = x[rows[e, r], :] on real rows."};
 const mth__op mth__op_moe_dispatch_weighted = {ROW(moe_dispatch_weighted), .args = "x, rows, weights, experts",
     .results = "y", .factors = "td,et,tk,tk->etd", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10, .row_args = 2,
-    .doc = "y[e, r, :] = x[rows[e, r], :] times that token's weight of expert e, 0 on padding."};
+    .doc = "y[e, r, :] = x[rows[e, r], :] times that token's weight of expert e, on real rows."};
 const mth__op mth__op_moe_combine = {ROW(moe_combine), .args = "y, rows, weights?, experts?", .results = "x",
     .factors = "etd,et,tk,tk->td", .sum = "e", .whole = "k", EACH(5), BY_TOKEN_SUMMED, .index_args = 10, .row_args = 2,
     .infer = infer_combine, .grad = grad_combine, .flops = flops_rows, .accumulates = 1,
@@ -169,22 +169,22 @@ const mth__op mth__op_moe_combine_weights_grad = {ROW(moe_combine_weights_grad),
 const mth__op mth__op_moe_matmul = {ROW(moe_matmul), .args = "x, weight, rows", .results = "y",
     .attributes = "transposed", EACH(3), BY_TOKEN_SUMMED, .index_args = 4, .row_args = 4, .infer = infer_matmul,
     .rule = rule_matmul, .grad = grad_matmul, .flops = flops_matmul, .accumulates = 1,
-    .doc = "y[e] = x[e] weight[e], with transposed y[e] = x[e] weight[e]^T; 0 on padding."};
+    .doc = "y[e] = x[e] weight[e], with transposed y[e] = x[e] weight[e]^T, on real rows."};
 const mth__op mth__op_moe_outer = {ROW(moe_outer), .args = "x, dy, rows", .results = "dweight",
     .factors = "eti,eto,et->eio", .sum = "t", EACH(3), BY_TOKEN_SUMMED, .index_args = 4, .row_args = 4,
     .flops = flops_outer, .accumulates = 1, .doc = "dweight[e] = x[e]^T dy[e] over real rows."};
 const mth__op mth__op_moe_bias = {ROW(moe_bias), .args = "x, bias, rows", .results = "y", .factors = "eto,eo,et->eto",
     .linear = MTH__LINEAR_JOINT, .linear_args = 3, BY_TOKEN, .index_args = 4, .row_args = 4, .grad = grad_bias,
-    .flops = flops_rows, .doc = "y = x + bias on real rows, 0 on padding."};
+    .flops = flops_rows, .doc = "y = x + bias on real rows."};
 const mth__op mth__op_moe_bias_grad = {ROW(moe_bias_grad), .args = "dy, rows", .results = "dbias",
     .factors = "eto,et->eo", .sum = "t", EACH(1), BY_TOKEN_SUMMED, .index_args = 2, .row_args = 2, .flops = flops_rows,
     .accumulates = 1, .doc = "dbias[e, :] = the sum of dy[e] over real rows."};
 const mth__op mth__op_moe_act = {ROW(moe_act), .args = "x, rows", .results = "y", .attributes = "activation",
     .factors = "eth,et->eth", BY_TOKEN, .index_args = 2, .row_args = 2, .infer = infer_act, .grad = grad_act,
-    .flops = flops_rows, .doc = "y = relu (0), gelu (1), gelu_tanh (2) or silu (3) of x on real rows, 0 on padding."};
+    .flops = flops_rows, .doc = "y = relu (0), gelu (1), gelu_tanh (2) or silu (3) of x on real rows."};
 const mth__op mth__op_moe_act_grad = {ROW(moe_act_grad), .args = "x, dy, rows", .results = "dx",
     .attributes = "activation", .factors = "eth,eth,et->eth", EACH(2), BY_TOKEN, .index_args = 4, .row_args = 4,
-    .infer = infer_act, .flops = flops_rows, .doc = "dx = dy * activation'(x) on real rows, 0 on padding."};
+    .infer = infer_act, .flops = flops_rows, .doc = "dx = dy * activation'(x) on real rows."};
 const mth__op mth__op_moe_mul = {ROW(moe_mul), .args = "a, b, rows", .results = "y", .factors = "eth,eth,et->eth",
     EACH(3), BY_TOKEN, .index_args = 4, .row_args = 4, .grad = grad_mul, .flops = flops_rows,
-    .doc = "y = a * b on real rows, 0 on padding."};
+    .doc = "y = a * b on real rows."};

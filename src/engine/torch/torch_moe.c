@@ -1,6 +1,7 @@
 /* Mixture of experts: tokens to the experts' rows, the experts' products, and back. rows[e, t] names tokens by their
  * global index in runs, with -1 between and behind them. A run is a tensor: a view of the expert's rows, which costs no
- * copy and no work on padding. The host reads the rows, which are few beside what they name. */
+ * copy. Padding costs no work: what lies there is left as it is. The host reads the rows, which are few beside what
+ * they name. */
 #include "engine/torch/torch_rows.h"
 
 /* Rows of one expert that all name a token, or none of them. `from` counts over the rows of all experts. */
@@ -94,11 +95,8 @@ void mth__torch_moe_dispatch(mth__torch_call *call) { /* x, rows; weighted: x, r
                 weight = call->nin == 4 ? weights_of_rows(call, &rows) : NULL;
     int32_t *place = mth__torch_host(call, index);
     EACH_RUN(at, &rows) {
+        if (!at.real) continue;
         mth__tensor to = rows_at(call, y, &at, width);
-        if (!at.real) {
-            zero(call, to);
-            continue;
-        }
         for (int64_t i = at.from; !call->status && i < at.from + at.count; i++)
             place[i] = (int32_t)place_of(call, x, rows.token[i]);
         mth__tensor from = mth__torch_view(call, index, (mth__shape){1, {at.count}}, NULL, at.from);
@@ -181,15 +179,11 @@ void mth__torch_moe_matmul(mth__torch_call *call) { /* x, weight, rows */
     const expert_rows rows = rows_of(call, 2);
     const int64_t summed = width_of(x), width = width_of(call->out[0]);
     mth__tensor sum = mth__torch_take_sum(call, 0), y = sum ? sum : mth__torch_room(call, 0);
-    EACH_RUN(at, &rows) {
-        mth__tensor to = rows_at(call, y, &at, width);
-        if (at.real)
-            mth__torch_product(call, rows_at(call, x->tensor, &at, summed),
-                matrix_at(call, call->in[1]->tensor, at.expert, summed, width, call->attrs->transposed), 2, sum ? 1 : 0,
-                to);
-        else if (!sum)
-            zero(call, to);
-    }
+    EACH_RUN(at, &rows)
+    if (at.real)
+        mth__torch_product(call, rows_at(call, x->tensor, &at, summed),
+            matrix_at(call, call->in[1]->tensor, at.expert, summed, width, call->attrs->transposed), 2, sum ? 1 : 0,
+            rows_at(call, y, &at, width));
 }
 void mth__torch_moe_outer(mth__torch_call *call) { /* x, dy, rows */
     const mth__torch_operand *out = call->out[0];
@@ -216,14 +210,11 @@ void mth__torch_moe_bias(mth__torch_call *call) { /* x, bias, rows */
     const expert_rows rows = rows_of(call, 2);
     const int64_t width = width_of(call->out[0]);
     mth__tensor y = mth__torch_room(call, 0);
-    EACH_RUN(at, &rows) {
-        mth__tensor to = rows_at(call, y, &at, width);
-        if (at.real)
-            mth__torch_add(call, rows_at(call, call->in[0]->tensor, &at, width),
-                mth__torch_view(call, call->in[1]->tensor, (mth__shape){1, {width}}, NULL, at.expert * width), 1, to);
-        else
-            zero(call, to);
-    }
+    EACH_RUN(at, &rows)
+    if (at.real)
+        mth__torch_add(call, rows_at(call, call->in[0]->tensor, &at, width),
+            mth__torch_view(call, call->in[1]->tensor, (mth__shape){1, {width}}, NULL, at.expert * width), 1,
+            rows_at(call, y, &at, width));
 }
 void mth__torch_moe_bias_grad(mth__torch_call *call) { /* dy, rows */
     const mth__torch_operand *dy = call->in[0], *out = call->out[0];
@@ -269,12 +260,8 @@ void mth__torch_moe_map(mth__torch_call *call) { /* moe_act: x, rows; moe_act_gr
     const int64_t width = width_of(call->out[0]);
     mth__tensor y = mth__torch_room(call, 0);
     EACH_RUN(at, &rows) {
-        mth__tensor to = rows_at(call, y, &at, width);
-        if (!at.real) {
-            zero(call, to);
-            continue;
-        }
-        mth__tensor a = rows_at(call, call->in[0]->tensor, &at, width),
+        if (!at.real) continue;
+        mth__tensor to = rows_at(call, y, &at, width), a = rows_at(call, call->in[0]->tensor, &at, width),
                     b = call->nin == 3 ? rows_at(call, call->in[1]->tensor, &at, width) : NULL;
         if (call->op->row == MTH__ROW_moe_mul)
             ATEN(call, mul_out, TENSOR(a), TENSOR(b), TENSOR(to));
