@@ -135,6 +135,10 @@ static void attend(int64_t *size, mth__attrs *attrs) {
     attrs->causal = draw(0, 1);
     attrs->scale = 0.6;
 }
+static void attend_causally(int64_t *size, mth__attrs *attrs) {
+    attend(size, attrs);
+    attrs->causal = 1;
+}
 static void choices(int64_t *size, mth__attrs *attrs) { attrs->k = size['k']; }
 static void experts(int64_t *size, mth__attrs *attrs) { attrs->experts = size['e']; }
 static void capacity(int64_t *size, mth__attrs *attrs) {
@@ -255,12 +259,12 @@ static const example examples[] = {
     {ROW_OF(rms_norm_grad), "xyd,d,xy,xyd", "rrpr"},
     {ROW_OF(attention), "bsgrd,btgd,btge", "rrr", attend},
     {ROW_OF(attention), "bsgrd,btgd,btge,bt", "rrrm", attend},
-    {ROW_OF(attention), "bsgrd,btgd,btgd", "rrr", attend},
-    {ROW_OF(attention), "bsgrd,btgd,btgd,bt", "rrrm", attend},
+    {ROW_OF(attention), "bsgrd,btgd,btgd", "rrr", attend_causally},
+    {ROW_OF(attention), "bsgrd,btgd,btgd,bt", "rrrm", attend_causally},
     {ROW_OF(attention_grad), "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre", "rrrrlpr", attend},
     {ROW_OF(attention_grad), "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre,bt", "rrrrlprm", attend},
-    {ROW_OF(attention_grad), "bsgrd,btgd,btgd,bsgrd,bsgr,bsgr,bsgrd", "rrrrlpr", attend},
-    {ROW_OF(attention_grad), "bsgrd,btgd,btgd,bsgrd,bsgr,bsgr,bsgrd,bt", "rrrrlprm", attend},
+    {ROW_OF(attention_grad), "bsgrd,btgd,btgd,bsgrd,bsgr,bsgr,bsgrd", "rrrrlpr", attend_causally},
+    {ROW_OF(attention_grad), "bsgrd,btgd,btgd,bsgrd,bsgr,bsgr,bsgrd,bt", "rrrrlprm", attend_causally},
     {ROW_OF(moe_route), "te", "r>re", choices},
     {ROW_OF(moe_route_grad), "tk,tk,tk", "rer", experts},
     {ROW_OF(moe_capacity), "tk", "e", capacity},
@@ -308,6 +312,7 @@ static const example examples[] = {
     {ROW_OF(cast), "abc", "r", to_bool},
     {ROW_OF(cast), "abc", "n", to_bfloat16},
     {ROW_OF(cast), "abc", "n", to_float16},
+    {ROW_OF(moe_route), "te", "u>re", choices},
 };
 enum { EXAMPLES = sizeof examples / sizeof *examples };
 

@@ -22,13 +22,15 @@
 enum { LARGEST = 32, MOST_KEYS = 1 << 14 };
 /* Scores of a block, keys whose terms are added in one chain in longer sums, queries of a block. */
 enum { SCORES = 1 << 20, CHAIN = 256, LEAST_QUERIES = 32, MOST_QUERIES = 256 };
-enum { KEPT_BIAS, KEPT_COUNTS };
+enum { KEPT_BIAS, KEPT_LAST };
 
 typedef struct {
     mth__torch_call *call;
     int64_t batches, queries, groups, heads, width, keys, value_width;
-    int64_t near, far; /* how many of the keys, from the first, the first query sees, and the last */
-    mth_dtype dtype;   /* of the arithmetic */
+    /* How many of the keys, from the first, the first query sees, and the last one. far is 0 where there is no key, or
+       no query. */
+    int64_t near, far;
+    mth_dtype dtype; /* of the arithmetic */
     mth__tensor q, k, v;
     mth__tensor shown; /* bool [b, t]; NULL: the mask hides nothing */
 } attention;
@@ -67,11 +69,10 @@ static bool sum_is_finite(mth__torch_call *call, mth__tensor x) {
 }
 
 /* ---------------------------------------------------------------- who sees whom */
-/* How many of the local keys, from the first, query i may see. */
+/* How many of the keys, from the first, query i may see. No device has a part of the keys alone: they begin at 0. */
 static int64_t visible(const attention *a, int64_t i) {
-    const mth__torch_operand *q = a->call->in[0], *k = a->call->in[1];
-    if (!a->call->attrs->causal) return a->keys;
-    const int64_t away = q->start[1] + i * q->step[1] - k->start[1], seen = away < 0 ? 0 : away / k->step[1] + 1;
+    const mth__torch_operand *q = a->call->in[0];
+    const int64_t seen = a->call->attrs->causal ? q->start[1] + i * q->step[1] + 1 : a->keys;
     return seen < a->keys ? seen : a->keys;
 }
 static attention look(mth__torch_call *call, int mask) {
@@ -87,41 +88,33 @@ static attention look(mth__torch_call *call, int mask) {
         .dtype = mth__dtypes[call->in[0]->dtype].sums};
     a.near = visible(&a, 0);
     a.far = a.queries ? visible(&a, a.queries - 1) : 0;
-    if (!a.batches || !a.groups || !a.heads) a.far = 0; /* there is no query */
+    if (!a.batches || !a.groups || !a.heads) a.far = 0;
     for (int j = 0; j < 3; j++) *(mth__tensor *[]){&a.q, &a.k, &a.v}[j] = in_dtype(&a, call->in[j]);
     if (call->nin > mask && a.keys)
         a.shown = ATEN(call, ne, TENSOR(call->in[mask]->tensor), TENSOR(mth__torch_whole(call, 0)));
     return a;
 }
-/* visible() of all queries: int64 [s] */
-static mth__tensor counts(const attention *a) {
+/* The last key that each query may see: int64 [s] */
+static mth__tensor last_keys(const attention *a) {
     mth__torch_call *call = a->call;
-    if (call->kept[KEPT_COUNTS]) return call->kept[KEPT_COUNTS];
+    if (call->kept[KEPT_LAST]) return call->kept[KEPT_LAST];
     mth__tensor made = mth__torch_empty(call, MTH_INT64, (mth__shape){1, {a->queries}});
-    int64_t *count = mth__torch_host(call, made);
-    for (int64_t i = 0; count && i < a->queries; i++) count[i] = visible(a, i);
-    return mth__torch_keep(call, KEPT_COUNTS, made);
+    int64_t *last = mth__torch_host(call, made);
+    for (int64_t i = 0; last && i < a->queries; i++) last[i] = visible(a, i) - 1;
+    return mth__torch_keep(call, KEPT_LAST, made);
 }
 /* bool [b, s, 1, 1], which queries see a key, dimensions of 1 where it is the same for all; NULL: all of them. */
 static mth__tensor sees_any(const attention *a) {
     mth__torch_call *call = a->call;
-    mth__tensor zero = mth__torch_whole(call, 0), count = a->near > 0 ? NULL : counts(a), seen;
-    if (a->shown) {
-        if (call->attrs->causal) count = counts(a);
-        seen = ATEN(call, cumsum, TENSOR(a->shown), INTEGER(1), DTYPE(MTH_INT64));
-        if (!count) {
-            seen = narrow(call, seen, 1, a->keys - 1, 1);
-        } else { /* the first of them: of no keys */
-            mth__tensor none = mth__torch_zeros(call, MTH_INT64, (mth__shape){2, {a->batches, 1}});
-            seen = ATEN(call, cat, TENSORS(((mth__tensor[]){none, seen}), 2), INTEGER(1));
-            seen = ATEN(call, index_select, TENSOR(seen), INTEGER(1), TENSOR(count));
-        }
-        seen = ATEN(call, gt, TENSOR(seen), TENSOR(zero));
-        return reshape(call, seen, (mth__shape){4, {a->batches, count ? a->queries : 1, 1, 1}});
+    if (!a->shown) return NULL;
+    mth__tensor seen = ATEN(call, cumsum, TENSOR(a->shown), INTEGER(1), DTYPE(MTH_INT64));
+    if (call->attrs->causal) {
+        seen = ATEN(call, index_select, TENSOR(seen), INTEGER(1), TENSOR(last_keys(a)));
+    } else {
+        seen = narrow(call, seen, 1, a->keys - 1, 1);
     }
-    if (!count) return NULL;
-    seen = ATEN(call, gt, TENSOR(count), TENSOR(zero));
-    return reshape(call, seen, (mth__shape){4, {1, a->queries, 1, 1}});
+    seen = ATEN(call, gt, TENSOR(seen), TENSOR(mth__torch_whole(call, 0)));
+    return reshape(call, seen, (mth__shape){4, {a->batches, call->attrs->causal ? a->queries : 1, 1, 1}});
 }
 /* bool [b, 1, 1, s, n], what the `queries` from the first on do not see of the first n keys, in batches from b on;
    dimensions of 1 where it is the same for all. NULL: nothing. */
@@ -133,9 +126,9 @@ static mth__tensor hidden_from(const attention *a, const query_block *of) {
     mth__tensor hidden = NULL;
     if (visible(a, of->query) < of->keys) {
         mth__tensor key = mth__torch_range(call, 0, of->keys, 1),
-                    count = narrow(call, counts(a), 0, of->query, of->queries);
-        count = reshape(call, count, (mth__shape){2, {of->queries, 1}});
-        hidden = ATEN(call, ge, TENSOR(key), TENSOR(count));
+                    last = narrow(call, last_keys(a), 0, of->query, of->queries);
+        last = reshape(call, last, (mth__shape){2, {of->queries, 1}});
+        hidden = ATEN(call, gt, TENSOR(key), TENSOR(last));
         hidden = reshape(call, hidden, (mth__shape){5, {1, 1, 1, of->queries, of->keys}});
     }
     if (!a->shown) return hidden;
@@ -177,15 +170,11 @@ typedef struct {
     int64_t keys; /* those behind them are seen by no query */
     mth__torch_argument bias, scale;
 } kernel_mask;
-static bool is_square(const attention *a) {
-    const mth__torch_operand *q = a->call->in[0], *k = a->call->in[1];
-    return q->step[1] == k->step[1] && q->start[1] >= k->start[1] && q->start[1] - k->start[1] < k->step[1];
-}
 static kernel_mask kernel_mask_of(const attention *a) {
     mth__torch_call *call = a->call;
     kernel_mask mask = {.keys = a->far, .scale = REAL(call->attrs->scale)};
     const bool partly = a->near < a->far;
-    mask.causal = partly && is_square(a);
+    mask.causal = partly && call->in[0]->start[1] == 0 && call->in[0]->step[1] == 1;
     mth__tensor bias = NULL;
     if (partly && !mask.causal) {
         bias = call->kept[KEPT_BIAS];
@@ -385,12 +374,6 @@ static void attend_block(const attention *a, const query_block *of, mth__tensor 
     put(a, of, most, out[1], 1);
     put(a, of, sum, out[2], 1);
 }
-/* Results of queries that see no key, in memory that is not written yet. */
-static void fill_unseen(const attention *a, mth__tensor *out) {
-    ATEN(a->call, zero_, TENSOR(out[0]));
-    ATEN(a->call, fill_, TENSOR(out[1]), TENSOR(number(a, -INFINITY)));
-    ATEN(a->call, zero_, TENSOR(out[2]));
-}
 /* Memory of the dtype of the arithmetic for a result. */
 static mth__tensor wide_room(const attention *a, int result) {
     return mth__torch_empty(a->call, a->dtype, a->call->out[result]->shape);
@@ -400,13 +383,12 @@ static void attend_in_blocks(const attention *a) {
     mth__tensor k = keys_by_group(a, speaking_keys(a), a->width),
                 v = keys_by_group(a, finite_or_zero(a, a->v), a->value_width), out[3];
     for (int i = 0; i < 3; i++) out[i] = wide_room(a, i);
-    if (a->near <= 0) fill_unseen(a, out);
     query_block of = {0};
     for (int64_t batch = 0; batch < a->batches && !call->status; batch += of.batches)
         for (int64_t query = 0; query < a->queries && !call->status; query += of.queries) {
             const int mark = mth__torch_mark(call);
             of = block_at(a, batch, query);
-            if (of.keys > 0) attend_block(a, &of, k, v, out);
+            attend_block(a, &of, k, v, out);
             mth__torch_drop_since(call, mark);
         }
     for (int i = 0; i < 3; i++) mth__torch_result(call, i, out[i]);
@@ -483,13 +465,12 @@ static bool attend_grad_in_blocks(const attention *a, bool anew, bool careful) {
     g.dq = wide_room(a, 0);
     g.dk = mth__torch_zeros(call, a->dtype, (mth__shape){3, {all, a->keys, a->width}});
     g.dv = mth__torch_zeros(call, a->dtype, (mth__shape){3, {all, a->keys, a->value_width}});
-    if (a->near <= 0) ATEN(call, zero_, TENSOR(g.dq));
     query_block of = {0};
     for (int64_t batch = 0; batch < a->batches && !call->status; batch += of.batches)
         for (int64_t query = 0; query < a->queries && !call->status; query += of.queries) {
             const int mark = mth__torch_mark(call);
             of = block_at(a, batch, query);
-            if (of.keys > 0) attend_grad_block(a, &of, &g);
+            attend_grad_block(a, &of, &g);
             mth__torch_drop_since(call, mark);
         }
     const mth__tensor made[] = {g.dq, g.dk, g.dv};
@@ -504,15 +485,18 @@ static bool attend_grad_in_blocks(const attention *a, bool anew, bool careful) {
 /* ---------------------------------------------------------------- rows */
 void mth__torch_attention(mth__torch_call *call) { /* q, k, v, mask? -> o, most, sum */
     const attention a = look(call, 3);
-    if (a.far <= 0)
-        fill_unseen(&a, (mth__tensor[]){mth__torch_room(call, 0), mth__torch_room(call, 1), mth__torch_room(call, 2)});
-    else if (!fits_kernel(&a) || !attend_by_kernel(&a))
+    if (a.far == 0) {
+        ATEN(call, zero_, TENSOR(mth__torch_room(call, 0)));
+        ATEN(call, fill_, TENSOR(mth__torch_room(call, 1)), TENSOR(number(&a, -INFINITY)));
+        ATEN(call, zero_, TENSOR(mth__torch_room(call, 2)));
+    } else if (!fits_kernel(&a) || !attend_by_kernel(&a)) {
         attend_in_blocks(&a);
+    }
 }
 
 void mth__torch_attention_grad(mth__torch_call *call) { /* q, k, v, o, most, sum, dout, mask? -> dq, dk, dv */
     const attention a = look(call, 7);
-    if (a.far <= 0) {
+    if (a.far == 0) {
         for (int i = 0; i < 3; i++) ATEN(call, zero_, TENSOR(mth__torch_room(call, i)));
         return;
     }

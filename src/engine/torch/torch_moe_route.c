@@ -106,7 +106,7 @@ void mth__torch_moe_rows(mth__torch_call *call) { /* experts -> rows */
         const int32_t token = (int32_t)(experts->start[0] + i / k * experts->step[0]);
         if (expert < 0) continue;
         int32_t *next = rows + expert * each + filled[expert];
-        if (filled[expert] && next[-1] == token) continue; /* chosen twice */
+        if (filled[expert] && next[-1] == token) continue; /* chosen twice, it counts once */
         *next = token;
         filled[expert]++;
     }
