@@ -256,6 +256,7 @@ typedef struct mth_backend mth_backend;
 MTH_API MTH_MUST_USE mth_status mth_backend_create(
     const char *engine, const mth_option *, size_t count, mth_backend **out);
 MTH_API void mth_backend_free(mth_backend *); /* arrays and compiled models keep what they need of it */
+MTH_API const char *mth_backend_get_engine(const mth_backend *);       /* the name that it was created with: "native" */
 MTH_API int mth_backend_get_mesh(const mth_backend *, int64_t dim[4]); /* number of mesh axes */
 MTH_API int64_t mth_backend_get_device_count(const mth_backend *);
 /* engine, devices, threads, options, and the machine whose figures plans assume */
@@ -331,6 +332,7 @@ MTH_API void mth_array_free(mth_array *);
 MTH_API mth_dtype mth_array_get_dtype(const mth_array *);
 MTH_API int mth_array_get_rank(const mth_array *);
 MTH_API const int64_t *mth_array_get_shape(const mth_array *); /* global */
+MTH_API const char *mth_array_get_engine(const mth_array *);   /* of its backend: "native" */
 MTH_API const char *mth_array_get_sharding(const mth_array *); /* "(0, None) over mesh (4,)" */
 /* one for each device it is on; the part of one may be empty */
 MTH_API size_t mth_array_get_shard_count(const mth_array *);

@@ -26,10 +26,12 @@ typedef struct {
     PyTypeObject *module_type, *block_type, *model_type, *array_type, *shard_type, *backend_type, *compiled_type;
     PyTypeObject *trace_type, *traced_type, *crossing_type;
     PyObject *value_error, *type_error, *key_error, *memory_error, *internal_error, *attribute_error;
-    PyObject *file_error;      /* a function: makes the error of the class that fits the errno */
-    PyObject *dtypes;          /* a dict: what Array.dtype returns, by name; NULL until one is asked for */
-    unsigned long main_thread; /* the only one that may handle signals */
-    unsigned forks;            /* between the process that imported the module and this one */
+    PyObject *file_error;        /* a function: makes the error of the class that fits the errno */
+    const void *torch_exchange;  /* how tensors of torch are made (_mithril_torch.c): its table, or */
+    PyObject *torch_from_dlpack; /* its function; NULL until one is asked for */
+    PyObject *dtypes;            /* a dict: what Array.dtype returns, by name; NULL until one is asked for */
+    unsigned long main_thread;   /* the only one that may handle signals */
+    unsigned forks;              /* between the process that imported the module and this one */
 } module_state;
 
 /* The state, from any type of the module or a Python subclass of one. */
@@ -173,11 +175,15 @@ typedef struct {
     const void *whole; /* what the buffer protocol gives: gathered, or a shard's memory */
     Py_ssize_t shape[8], strides[8];
 } array_object;
-/* takes the reference, also where it fails */
+/* takes the reference, also where it fails; of the torch engine, one that lies whole is a torch.Tensor */
 PyObject *array_new(module_state *, mth_array *taken);
 PyObject *arrays_to_dict(module_state *, mth_arrays *taken);
 PyObject *shape_to_tuple(int rank, const int64_t *);
 int64_t array_count(const array_object *); /* of elements */
+/* Tensors of torch (_mithril_torch.c): of `size` elements at `data`, dense, memory of the array, which lives as long.
+ */
+PyObject *tensor_over(module_state *, mth_array *, const void *data, int rank, const int64_t *size);
+bool leaves_as_tensors(const mth_array *);
 /* Methods of arrays (_mithril_lend.c). */
 PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords);
 PyObject *array_dlpack_device(PyObject *self, PyObject *unused);

@@ -144,9 +144,13 @@ static int shard_buffer(PyObject *object, Py_buffer *out, int flags) {
     return fill_buffer(object, out, flags, data, self->dtype, self->rank, self->shape, self->strides);
 }
 
-static PyObject *shard_data(PyObject *self, void *unused) {
+static PyObject *shard_data(PyObject *object, void *unused) {
     (void)unused;
-    return PyMemoryView_FromObject(self);
+    shard_object *self = (shard_object *)object;
+    mth_array *array = ((array_object *)self->array)->array;
+    if (self->shard.data && leaves_as_tensors(array))
+        return tensor_over(STATE(object), array, self->shard.data, self->rank, self->shard.size);
+    return PyMemoryView_FromObject(object);
 }
 static PyObject *shard_device(PyObject *self, void *unused) {
     (void)unused;
@@ -184,7 +188,9 @@ static PyGetSetDef shard_getset[] = {
         "Where the part lies in the whole: a slice for each dimension, so that numpy.asarray(array)[shard.index] is "
         "its data.",
         NULL},
-    {"data", shard_data, NULL, "The device's own memory, as a memoryview: no copy (bfloat16 is shown as float32).",
+    {"data", shard_data, NULL,
+        "The device's own memory, without a copy: a memoryview (bfloat16 is shown as float32), of TorchBackend a "
+        "torch.Tensor.",
         NULL},
     {0},
 };
@@ -202,6 +208,30 @@ static PyType_Spec shard_spec = {
     "mithril.Shard", sizeof(shard_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, shard_slots};
 
 /* ---------------------------------------------------------------- arrays */
+static PyObject *list_shards(module_state *state, array_object *self) {
+    size_t n = mth_array_get_shard_count(self->array);
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list && i < n; i++) {
+        PyObject *shard = shard_new(state, self, i);
+        if (!shard || PyList_SetItem(list, (Py_ssize_t)i, shard)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* A tensor over the array's memory, which has the array's attributes that tensors have not. Takes the array. */
+static PyObject *as_tensor(module_state *state, array_object *array) {
+    PyObject *tensor = tensor_over(state, array->array, mth_array_get_whole(array->array),
+        mth_array_get_rank(array->array), mth_array_get_shape(array->array));
+    PyObject *shards = tensor ? list_shards(state, array) : NULL,
+             *sharding = shards ? PyUnicode_FromString(mth_array_get_sharding(array->array)) : NULL;
+    if (!sharding || PyObject_SetAttrString(tensor, "addressable_shards", shards) ||
+        PyObject_SetAttrString(tensor, "sharding", sharding))
+        Py_CLEAR(tensor);
+    Py_XDECREF(shards), Py_XDECREF(sharding);
+    Py_DECREF(array);
+    return tensor;
+}
+
 PyObject *array_new(module_state *state, mth_array *taken) {
     allocfunc allocate = PyType_GetSlot(state->array_type, Py_tp_alloc);
     array_object *self = (array_object *)allocate(state->array_type, 0);
@@ -212,7 +242,7 @@ PyObject *array_new(module_state *state, mth_array *taken) {
     self->array = taken;
     fill_strides(mth_array_get_rank(taken), mth_array_get_shape(taken), shown_size(mth_array_get_dtype(taken)),
         self->shape, self->strides);
-    return (PyObject *)self;
+    return leaves_as_tensors(taken) && mth_array_get_whole(taken) ? as_tensor(state, self) : (PyObject *)self;
 }
 
 PyObject *arrays_to_dict(module_state *state, mth_arrays *taken) {
@@ -330,14 +360,7 @@ static PyObject *array_dtype(PyObject *self, void *unused) {
 
 static PyObject *array_shards(PyObject *self, void *unused) {
     (void)unused;
-    module_state *s = STATE(self);
-    size_t n = mth_array_get_shard_count(((array_object *)self)->array);
-    PyObject *list = PyList_New((Py_ssize_t)n);
-    for (size_t i = 0; list && i < n; i++) {
-        PyObject *shard = shard_new(s, (array_object *)self, i);
-        if (!shard || PyList_SetItem(list, (Py_ssize_t)i, shard)) Py_CLEAR(list);
-    }
-    return list;
+    return list_shards(STATE(self), (array_object *)self);
 }
 
 static Py_ssize_t array_length(PyObject *self) {

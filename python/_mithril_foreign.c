@@ -272,6 +272,15 @@ static mth_array *array_of_ours(module_state *state, PyObject *object) {
     return array;
 }
 
+/* The torch engine takes the values of a tensor whatever torch's own gradients are. Else a new reference to the object
+   itself; NULL: an error is set. */
+static PyObject *without_autograd(const conversion *target, PyObject *object) {
+    if (strcmp(mth_backend_get_engine(target->backend), "torch") != 0) return Py_NewRef(object);
+    const int tracked = attribute_is_true(object, "requires_grad");
+    if (tracked < 0) return NULL;
+    return tracked ? PyObject_CallMethod(object, "detach", NULL) : Py_NewRef(object);
+}
+
 static mth_array *convert(const conversion *target, PyObject *object) {
     module_state *state = target->s;
     mth_array *own = target->spec ? NULL : array_of_ours(state, object);
@@ -280,10 +289,11 @@ static mth_array *convert(const conversion *target, PyObject *object) {
     if (PyBytes_Check(object) || PyByteArray_Check(object) || PyType_Check(object))
         return raise_not_array(state, object, target->name);
     refusal reason = {0};
-    mth_array *array = array_of_foreign(target, object, &reason);
+    PyObject *values = without_autograd(target, object);
+    mth_array *array = values ? array_of_foreign(target, values, &reason) : NULL;
     if (!array && !PyErr_Occurred())
         reason.text ? raise_refused(target, object, &reason) : raise_not_array(state, object, target->name);
-    Py_XDECREF(reason.cause), Py_XDECREF(reason.text);
+    Py_XDECREF(values), Py_XDECREF(reason.cause), Py_XDECREF(reason.text);
     return array;
 }
 

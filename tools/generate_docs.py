@@ -115,7 +115,12 @@ def modules() -> str:
 
 def options() -> str:
     backends = ""
-    for name, engine in (("CBackend", "native"), ("JaxBackend", "pjrt"), ("ReferenceBackend", "reference")):
+    for name, engine in (
+        ("CBackend", "native"),
+        ("JaxBackend", "pjrt"),
+        ("TorchBackend", "torch"),
+        ("ReferenceBackend", "reference"),
+    ):
         doc = getattr(ml.backends, name).__doc__.split("\n\n")[0].replace("\n", " ")
         backends += f"### {name}\n\n{doc} In C: `mth_backend_create(\"{engine}\", ...)`.\n\n"
         backends += option_lines(_mithril._backend_option_doc(engine) or "") + "\n\n"

@@ -223,7 +223,7 @@ from typing import Any, Self
 
 from ._mithril import Backend as Backend, _Spec
 
-__all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
+__all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend", "TorchBackend"]
 '''
 
 
@@ -298,7 +298,12 @@ def stubs() -> dict[str, str]:
         ", ".join(f'"{n}"' for n in sorted(names + others)), WIDTH, initial_indent="    ", subsequent_indent="    "
     )
     backends = HEAD + BACKENDS
-    for name, engine in (("CBackend", "native"), ("JaxBackend", "pjrt"), ("ReferenceBackend", "reference")):
+    for name, engine in (
+        ("CBackend", "native"),
+        ("JaxBackend", "pjrt"),
+        ("TorchBackend", "torch"),
+        ("ReferenceBackend", "reference"),
+    ):
         text = _mithril._backend_option_doc(engine) or ""
         signature = option_signature(text)
         backends += f"\nclass {name}(Backend):\n" + docstring("Options:\n" + textwrap.indent(text, "    "), "    ")

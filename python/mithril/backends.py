@@ -1,5 +1,7 @@
 """Where models run: a backend is an engine, opened on a mesh of devices."""
 
+import contextlib
+import importlib
 import os
 import pathlib
 import sys
@@ -7,7 +9,7 @@ import sys
 from ._elsewhere import attribute_error
 from ._mithril import Backend, _backend_option_doc
 
-__all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
+__all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend", "TorchBackend"]
 __path__: list[
     str
 ] = []  # no folder: Python then asks finders of what it is to import from here, and _elsewhere's answers
@@ -48,6 +50,23 @@ class JaxBackend(Backend):
     _engine = "pjrt"
 
     def __new__(cls, *args: object, **options: object) -> "JaxBackend":
+        options.setdefault("site_packages", [pathlib.Path(folder) for folder in _folders(sys.path)])
+        return super().__new__(cls, *args, **options)
+
+
+class TorchBackend(Backend):
+    __doc__ = _doc(
+        "The torch that is installed (2.10 or newer), through its C ABI: this machine's cores, as any number of "
+        "devices, a thread each.\nArrays that lie whole are torch.Tensors, and so is the data of shards: "
+        '`pip install "mithril-parallel[torch]"`.',
+        "torch",
+    )
+    __slots__ = ()
+    _engine = "torch"
+
+    def __new__(cls, *args: object, **options: object) -> "TorchBackend":
+        with contextlib.suppress(ImportError):  # the engine finds none either, and says what to install
+            importlib.import_module("torch")
         options.setdefault("site_packages", [pathlib.Path(folder) for folder in _folders(sys.path)])
         return super().__new__(cls, *args, **options)
 

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from ._mithril import Backend as Backend, _Spec
 
-__all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
+__all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend", "TorchBackend"]
 
 class CBackend(Backend):
     """Options:
@@ -104,6 +104,49 @@ class JaxBackend(Backend):
         auto_sharding: bool = False,
         spmd_partition_dims: int | None = None,
         memory_optimization: bool = False,
+        machine: str = 'nominal',
+    ) -> Self: ...
+
+class TorchBackend(Backend):
+    """Options:
+        device_mesh: tuple: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
+        collective_ops: dict | None = None: The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds
+            all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical.
+            What is not named is direct.
+        communication_optimization: bool = False: Removes redundant transfers and merges small collectives.
+        overlap_communication: bool = False: Runs communication beside computation.
+        pipeline_communication: bool = False: Cuts large communication in chunks.
+        sequence_parallel: bool | None = None: Between tensor-parallel products, splits biases, residual sums and norms
+            by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False:
+            nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for
+            all_reduce or mesh_context is 'spmd'.
+        partition_policy: str | None = None: Cuts the operators that nobody placed, in their order, in one part for each
+            device: of equal bytes of parameters, of as many operators, or of equal time of the forward pass, as the
+            machine predicts it. The heaviest part is as light as it can be, and of such cuts the one with the least sum
+            of squares is taken. Operators that the user placed stay. None: an operator runs where its inputs are.
+            (parameters|operators|balanced)
+        trace_module_partitioning: bool = False: Keeps of each plan where its operators run, who says so, and what goes
+            from device to device for them, for the backend's partition trace.
+        threads: int | None = None: Threads of torch's own loops on each device; the machine's cores shared out among
+            the devices unless said.
+        site_packages: list | None = None: Folders of Python packages, which are searched for torch before others;
+            Python gives those of sys.path.
+        machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p',
+            the path of a machine file, or 'calibrate': measures this machine in about a second and keeps the result in
+            the user's cache folder ('calibrate:FILE': there), where later backends find it.
+    """
+    def __new__(
+        cls,
+        device_mesh: _Spec,
+        collective_ops: Mapping[str, Any] | None = None,
+        communication_optimization: bool = False,
+        overlap_communication: bool = False,
+        pipeline_communication: bool = False,
+        sequence_parallel: bool | None = None,
+        partition_policy: str | None = None,
+        trace_module_partitioning: bool = False,
+        threads: int | None = None,
+        site_packages: Sequence[Any] | None = None,
         machine: str = 'nominal',
     ) -> Self: ...
 

@@ -70,8 +70,7 @@ static const absent_feature rows[] = {
         "use compiled.get_memory_usage() and compiled.get_communication_usage(), and compiled.explain() of a "
         "JaxBackend"},
     {"package", "visualize", LATER, "print(model) shows the blocks, compiled.program_text() what each device runs"},
-    {"package", "TorchBackend", LATER, "use CBackend, or JaxBackend, of mithril.backends"},
-    {"package", "CBackend JaxBackend ReferenceBackend Backend", ELSEWHERE,
+    {"package", "CBackend JaxBackend TorchBackend ReferenceBackend Backend", ELSEWHERE,
         "import it from mithril.backends: from mithril.backends import CBackend"},
     {"package", "NumpyBackend MlxBackend GGMLBackend UnavailableBackend", ELSEWHERE, IS_NUMPYS},
     {"package", "models", ELSEWHERE,
@@ -89,7 +88,6 @@ static const absent_feature rows[] = {
     {"package", "MLP", ELSEWHERE, "compose it of ml.Linear and ml.Relu, or take ml.FeedForward(hidden_dim=64)"},
     {"package", "LeakyRelu Elu Softplus", LATER, "use ml.Relu, ml.Gelu or ml.Silu"},
     /* of mithril.backends */
-    {"backends", "TorchBackend", LATER, "write CBackend(device_mesh=...) or JaxBackend(...) in its place"},
     {"backends", "CudaBackend GpuBackend GPUBackend", LATER,
         "write JaxBackend(device_mesh=..., backend=\"cuda\") in its place"},
     {"backends", "TpuBackend TPUBackend", LATER, "write JaxBackend(device_mesh=..., backend=\"tpu\") in its place"},

@@ -1,4 +1,5 @@
 #include "engine/backend.h"
+#include "data/array.h"
 #include "engine/calibrate.h"
 #include <errno.h>
 #include <string.h>
@@ -165,6 +166,12 @@ mth_status mth_backend_create(const char *engine, const mth_option *option, size
 
 void mth_backend_free(mth_backend *backend) {
     if (backend) mth__devices_release(&backend->devices);
+}
+
+const char *mth_backend_get_engine(const mth_backend *backend) { return backend ? backend->vtable->name : ""; }
+
+const char *mth_array_get_engine(const mth_array *array) {
+    return array ? ((const mth_backend *)array->devices)->vtable->name : "";
 }
 
 int mth_backend_get_mesh(const mth_backend *backend, int64_t dim[4]) {

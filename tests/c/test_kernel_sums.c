@@ -2,7 +2,6 @@
  * of many terms in float32: a chain of thousands of positive terms would lose more than they are allowed to. */
 #include "kernel_case.h"
 #include "engine/native/native.h"
-#include <sys/mman.h>
 
 static const mth_dtype halves[] = {MTH_BFLOAT16, MTH_FLOAT16};
 enum { HALVES = 2, TERMS = 512 };
@@ -162,45 +161,6 @@ TEST(long_products_with_a_vector) {
         check_product("bkm,bk->bm", POSITIVE(3, k, 2), POSITIVE(3, k), TO(3, 2));
         check_product("k,k->", POSITIVE(k), POSITIVE(k), blank(MTH_FLOAT32, SCALAR));
     }
-}
-/* What lies behind the matrix can't be read, and what lies between its rows and between the sums stays out of it: a NaN
-   there. */
-TEST(vectors_times_matrices_stay_in_the_matrix) {
-    static const int64_t widths[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 4095, 4096, 4119},
-                         lengths[] = {1, 7, 8, 9, 16, 511, 512, 517, 1100};
-    enum { PAGE = 4096, LARGEST = 1100 * (4119 + 3), GAP = 3, WIDTHS = sizeof widths / sizeof *widths };
-    const size_t bytes = ((size_t)LARGEST * sizeof(float) + PAGE - 1) / PAGE * PAGE;
-    char *memory = mmap(NULL, bytes + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(memory != MAP_FAILED && mprotect(memory + bytes, PAGE, PROT_NONE) == 0);
-    const mth__vector *vector;
-    static float x[2 * 1100], y[2 * 4119], before[2 * 4119];
-    for (int variant = 0; (vector = mth__vector_variant(variant)); variant++)
-        for (size_t w = 0; w < WIDTHS; w++)
-            for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
-                const int64_t n = widths[w], k = lengths[l], ldb = n + (int64_t)(w + l) % 2 * GAP, step = 1 + w % 2;
-                float *b = (float *)(void *)(memory + bytes) - ((k - 1) * ldb + n);
-                for (int64_t i = 0; i < (k - 1) * ldb + n; i++) b[i] = i % ldb < n ? (float)uniform() : NAN;
-                for (int64_t i = 0; i < k * step; i++) x[i] = i % step ? NAN : (float)uniform();
-                for (int64_t i = 0; i < n * step; i++) y[i] = before[i] = (float)uniform();
-                const float beta = l % 2 ? 0.5f : 0;
-                if (beta == 0)
-                    for (int64_t j = 0; j < n; j++) y[j * step] = NAN; /* is not read */
-                vector->vector_product(n, k, 2, x, step, b, ldb, beta, y, step);
-                double worst = 0;
-                bool outside = false;
-                for (int64_t j = 0; j < n; j++) {
-                    double want = (double)beta * (double)before[j * step];
-                    for (int64_t i = 0; i < k; i++) want += 2 * (double)x[i * step] * (double)b[i * ldb + j];
-                    const double error = fabs((double)y[j * step] - want) / want;
-                    if (!(error <= worst)) worst = error;
-                    outside |= step > 1 && y[j * step + 1] != before[j * step + 1];
-                }
-                if (worst <= 12 * 0x1p-24 && !outside) continue;
-                unit_failures++;
-                printf("  %s: %lld x %lld, error %g%s\n", vector->name, (long long)k, (long long)n, worst,
-                    outside ? ", wrote between" : "");
-            }
-    munmap(memory, bytes + PAGE);
 }
 TEST(long_products_of_experts) {
     enum { K = 5000 };

@@ -122,7 +122,6 @@ def test_keywords_of_randomize_params():
         (lambda o: o.key.shape, "IOKey.shape", "shapes="),
         (lambda o: ml.profile(o.backend), "mithril.profile is not in this version", "get_communication_usage"),
         (lambda o: ml.visualize.plot_partition_map(1), "mithril.visualize is not in this version", "program_text"),
-        (lambda o: ml.TorchBackend, "mithril.TorchBackend is not in this version", "CBackend"),
         (lambda o: ml.NumpyBackend, "mithril.NumpyBackend", "ReferenceBackend"),
         (lambda o: ml.JaxBackend, "mithril.JaxBackend", "from mithril.backends"),
         (lambda o: ml.float32, "mithril.float32", "texts"),
@@ -245,7 +244,7 @@ def test_imports_that_are_no_ones():
         assert not isinstance(caught.value, ml.MithrilError)
     assert importlib.util.find_spec("mithril.nonsense") is None and importlib.util.find_spec("mithril.safetensors")
     for module in (ml, mithril.backends):
-        assert not hasattr(module, "TorchBackend") and getattr(module, "MlxBackend", None) is None
+        assert not hasattr(module, "GpuBackend") and getattr(module, "MlxBackend", None) is None
         assert not hasattr(module, "__wrapped__")
     script = """import sys
 n = len(sys.meta_path)
@@ -266,7 +265,7 @@ def test_backends():
         with pytest.raises(AttributeError) as caught:
             getattr(mithril.backends, name)
         check(caught.value, f"mithril.backends.{name} is not in this version", word)
-    for name in ("TorchBackend", "NumpyBackend", "MlxBackend"):
+    for name in ("CpuBackend", "NumpyBackend", "MlxBackend"):
         with pytest.raises(ImportError) as caught:
             exec(f"from mithril.backends import {name}")
         check(caught.value, name, "CBackend(device_mesh=...)")

@@ -113,10 +113,10 @@ def test_numpy_options():
 
 def test_other_backends():
     with pytest.raises(AttributeError, match="CBackend"):
-        backends.TorchBackend
-    assert not hasattr(backends, "TorchBackend") and getattr(backends, "MlxBackend", None) is None
+        backends.CpuBackend
+    assert not hasattr(backends, "CpuBackend") and getattr(backends, "MlxBackend", None) is None
     with pytest.raises(ImportError, match="CBackend"):
-        exec("from mithril.backends import TorchBackend")
+        exec("from mithril.backends import CpuBackend")
     with pytest.raises(AttributeError):
         backends.Other
 
@@ -252,7 +252,7 @@ def test_distribution():
     assert metadata["Version"] == ml.__version__ == "0.2.0"
     assert metadata["License-Expression"] == "Apache-2.0" and metadata["Author"] == "The Mithril authors"
     assert "Operating System :: POSIX :: Linux" in metadata.get_all("Classifier")
-    assert set(metadata.get_all("Provides-Extra")) == {"test", "plots", "jax", "tpu", "cuda"}
+    assert set(metadata.get_all("Provides-Extra")) == {"test", "plots", "jax", "tpu", "cuda", "torch"}
     (licence,) = (f for f in importlib.metadata.files("mithril-parallel") if f.name == "LICENSE")
     assert licence.read_text() == (ROOT / "LICENSE").read_text() and "2026 The Mithril authors" in licence.read_text()
 

@@ -33,19 +33,14 @@ void BLAS(openblas_set_num_threads)(int);
 const char *BLAS(openblas_get_config)(void);
 
 /* ---------------------------------------------------------------- products */
-/* A product with a vector is BLAS's where terms lie side by side in the matrix; where they lie in rows of their own it
- * would add them all in one chain. */
 static void product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
     const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
-    if (n == 1 && ta)
-        mth__vec->vector_product(m, k, alpha, b, tb ? 1 : ldb, a, lda, beta, c, ldc);
-    else if (n == 1)
-        BLAS(cblas_sgemv)(
-            ROW_MAJOR, NO_TRANS, (int)m, (int)k, alpha, a, (int)lda, b, tb ? 1 : (int)ldb, beta, c, (int)ldc);
-    else if (m == 1 && tb)
-        BLAS(cblas_sgemv)(ROW_MAJOR, NO_TRANS, (int)n, (int)k, alpha, b, (int)ldb, a, ta ? (int)lda : 1, beta, c, 1);
+    if (n == 1)
+        BLAS(cblas_sgemv)(ROW_MAJOR, ta ? TRANS : NO_TRANS, (int)(ta ? k : m), (int)(ta ? m : k), alpha, a, (int)lda, b,
+            tb ? 1 : (int)ldb, beta, c, (int)ldc);
     else if (m == 1)
-        mth__vec->vector_product(n, k, alpha, a, ta ? lda : 1, b, ldb, beta, c, 1);
+        BLAS(cblas_sgemv)(ROW_MAJOR, tb ? NO_TRANS : TRANS, (int)(tb ? n : k), (int)(tb ? k : n), alpha, b, (int)ldb, a,
+            ta ? (int)lda : 1, beta, c, 1);
     else
         BLAS(cblas_sgemm)(ROW_MAJOR, ta ? TRANS : NO_TRANS, tb ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, alpha, a,
             (int)lda, b, (int)ldb, beta, c, (int)ldc);

@@ -230,8 +230,8 @@ static void plan_chunks(mth__call *call, contract_plan *plan) {
     plan->most_m = mth__max64(plan->block_m, plan->m - (plan->blocks_m - 1) * plan->block_m);
     plan->most_n = mth__max64(plan->block_n, plan->n - (plan->blocks_n - 1) * plan->block_n);
     plan->batch_chunks = (int)mth__max64(1, mth__min64(plan->batches, pieces == 1 ? chunks_wanted : plan->batches));
-    plan->panel = mth__panel(plan->m, plan->n);
-    plan->in_panels = plan->k > plan->panel;
+    plan->panel = mth__panel(plan->m, plan->n, plan->column[A], plan->row[B]);
+    plan->in_panels = mth__needs_panels(plan->m, plan->n, plan->k, plan->panel, call->accumulates);
     plan->depth = mth__is_half(plan->dtype[A]) || mth__is_half(plan->dtype[B])
         ? mth__matrix_depth(plan->most_m, plan->most_n)
         : plan->k;

@@ -302,8 +302,8 @@ void mth__run_moe_matmul(const mth__call *call, int phase, int chunk, void *scra
         const mth__matrix x = mth__matrix_of(&call->in[0], (expert * tokens + at) * input_width, input_width, 1);
         int64_t ld;
         float *to = mth__tile_rows(y, place, length, n, width, call->accumulates, tile, &ld);
-        const int64_t panel = mth__panel(length, n);
-        if (input_width > panel) {
+        const int64_t panel = mth__panel(length, n, x.column, matrix.row);
+        if (mth__needs_panels(length, n, input_width, panel, call->accumulates)) {
             float *term = mth__panels_begin(&sum, length, n, panels);
             for (int64_t k0 = 0, k; k0 < input_width; k0 += k) {
                 k = mth__min64(panel, input_width - k0);
@@ -337,8 +337,8 @@ void mth__run_moe_outer(const mth__call *call, int phase, int chunk, void *scrat
     const int64_t place = (expert * input_width + i0) * width + o0, most_m = mth__min64(ROWS, input_width),
                   most_n = mth__min64(COLUMNS, width);
     /* Each run of rows is added to the ones before it. */
-    const int64_t panel = mth__panel(m, n);
-    const bool in_panels = tokens > panel || mth__is_vector(m, n);
+    const int64_t panel = mth__panel(m, n, input_width, width);
+    const bool in_panels = mth__needs_panels(m, n, tokens, panel, true);
     mth__panels sum;
     int64_t ld;
     float *term = in_panels ? mth__panels_begin(&sum, m, n, scratch) : NULL;

@@ -102,10 +102,19 @@ static inline void mth__chains_add(const mth__chains *all, int64_t row, int64_t 
 }
 
 /* Products a b, m x n, with a long sum: panels of at most so many terms, each a product in float32, are added in
- * double. In them products have shorter chains. */
-enum { MTH__PANEL = 16384, MTH__VECTOR_PANEL = 4096 };
+ * double. BLAS cuts products of matrices into shorter chains by itself. It multiplies a matrix and a vector in many
+ * chains where terms lie side by side in the matrix, and in one where they lie in rows of their own. The strides are
+ * those of the terms. */
+enum { MTH__PANEL = 16384, MTH__VECTOR_PANEL = 4096, MTH__CHAIN = 512 };
 static inline bool mth__is_vector(int64_t m, int64_t n) { return m == 1 || n == 1; }
-static inline int64_t mth__panel(int64_t m, int64_t n) { return mth__is_vector(m, n) ? MTH__VECTOR_PANEL : MTH__PANEL; }
+static inline int64_t mth__panel(int64_t m, int64_t n, int64_t a_column, int64_t b_row) {
+    if (!mth__is_vector(m, n)) return MTH__PANEL;
+    return (n == 1 ? a_column : b_row) == 1 ? MTH__VECTOR_PANEL : MTH__CHAIN;
+}
+/* Of a vector BLAS adds term by term to what is there, and so rounds each at the size of the sum. */
+static inline bool mth__needs_panels(int64_t m, int64_t n, int64_t k, int64_t panel, bool add) {
+    return k > panel || (add && mth__is_vector(m, n));
+}
 typedef struct {
     int64_t m, n;
     double *sum;

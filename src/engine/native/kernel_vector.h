@@ -60,9 +60,6 @@ typedef struct {
        BLAS is as good. */
     void (*product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b,
         int64_t ldb, float *c, int64_t ldc, bool add);
-    /* y = alpha x b + beta y; b is k x n, with contiguous rows; y is not read where beta is 0 */
-    void (*vector_product)(int64_t n, int64_t k, float alpha, const float *x, int64_t x_step, const float *b,
-        int64_t ldb, float beta, float *y, int64_t y_step);
 } mth__vector;
 enum { MTH__SMALL = 64 };
 /* the best for this machine after mth__kernels_open; before, one that runs anywhere */

@@ -507,7 +507,6 @@ static void N(reduce_all)(
 #undef ONE
 }
 
-#include "engine/native/kernel_vector_matrix.h"
 #if W == 16
 #include "engine/native/kernel_vector_product.h"
 #endif
@@ -545,7 +544,6 @@ static const mth__vector N(table) = {
     .rotate = N(rotate),
     .dropout = N(dropout),
     .reduce_all = N(reduce_all),
-    .vector_product = N(vector_product),
 #if W == 16
     .product = N(product),
 #endif

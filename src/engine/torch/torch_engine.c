@@ -16,7 +16,7 @@ static const mth__opt options[] = {
         .read = mth__read_value, .at = offsetof(torch_options, site_packages), .surroundings = true},
     {0}};
 static const mth__opt *const tables[] = {
-    mth__mesh_options, mth__communication_options, options, mth__machine_options, NULL};
+    mth__mesh_options, mth__communication_options, mth__placement_options, options, mth__machine_options, NULL};
 
 typedef struct {
     const torch_options *given;
