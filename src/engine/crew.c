@@ -109,8 +109,8 @@ static void around_fork(void *object, mth__fork_moment moment) {
 }
 
 mth_status mth__crew_new(int devices, void (*begin)(void *context, int device), void *context, mth__crew **out) {
-    mth__crew *crew = mth__calloc(1, sizeof *crew);
-    crew_member *members = mth__calloc((size_t)devices, sizeof *members);
+    mth__crew *crew = mth__calloc_aligned(1, sizeof *crew);
+    crew_member *members = mth__calloc_aligned((size_t)devices, sizeof *members);
     if (!crew || !members) {
         mth__free(crew);
         mth__free(members);

@@ -28,7 +28,7 @@ mth_status mth__recorder_new(int threads, size_t events, mth__recorder **out) {
     size_t room = 1;
     while (room < events && room < (size_t)1 << 30) room *= 2;
     mth__recorder *recorder = mth__calloc(1, sizeof *recorder);
-    ring *rings = mth__calloc((size_t)threads, sizeof *rings);
+    ring *rings = mth__calloc_aligned((size_t)threads, sizeof *rings);
     mth__recorded *event = mth__calloc((size_t)threads * room, sizeof *event);
     if (!recorder || !rings || !event) {
         mth__free(recorder);

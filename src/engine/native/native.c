@@ -54,14 +54,14 @@ static mth_status native_open(const mth__engine_setup *setup, mth__engine **out)
     if (given.threads > THREADS_MOST)
         return FAIL(MTH_ERROR_VALUE, F("threads=%lld is more than the engine takes", (long long)given.threads),
             F("give threads from 1 to %d", THREADS_MOST));
-    mth__engine *engine = mth__calloc(1, sizeof *engine);
+    mth__engine *engine = mth__calloc_aligned(1, sizeof *engine);
     if (!engine) return mth__lacks_memory("an engine", sizeof *engine);
     atomic_init(&engine->references, 1);
     engine->devices = devices;
     engine->threads = given.threads ? (int)given.threads : mth__core_count();
     pthread_mutex_init(&engine->running, NULL);
     pthread_mutex_init(&engine->buffers.lock, NULL);
-    engine->worker = mth__calloc((size_t)engine->threads, sizeof *engine->worker);
+    engine->worker = mth__calloc_aligned((size_t)engine->threads, sizeof *engine->worker);
     engine->slab = mth__calloc(MTH__SPACES * (size_t)devices, sizeof *engine->slab);
     engine->slab_size = mth__calloc(MTH__SPACES * (size_t)devices, sizeof *engine->slab_size);
     engine->shared = mth__calloc(MTH__STREAMS * (size_t)devices, sizeof *engine->shared);
