@@ -16,6 +16,7 @@ typedef struct {
     const mth__engine_vtable *vtable;
     mth_option option; /* beside the mesh; without a name: none */
     bool (*lacks)(int row);
+    double within;     /* of float32; 0: what all engines keep */
     int means_nothing; /* a row whose statistics of infinities the engine leaves open; 0: there is none */
 } sheet_engine;
 
@@ -394,9 +395,11 @@ static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth
     return NULL;
 }
 /* Of 16 bits: a few roundings of what the row is made of. */
-static bool near(mth_dtype dtype, double got, double want) {
-    static const double within[MTH__DTYPE_COUNT] = {
-        [MTH_FLOAT32] = 2e-5, [MTH_FLOAT64] = 1e-12, [MTH_BFLOAT16] = 0x1p-5, [MTH_FLOAT16] = 0x1p-8};
+static bool near(const sheet_engine *engine, mth_dtype dtype, double got, double want) {
+    const double within[MTH__DTYPE_COUNT] = {[MTH_FLOAT32] = engine->within ? engine->within : 2e-5,
+        [MTH_FLOAT64] = 1e-12,
+        [MTH_BFLOAT16] = 0x1p-5,
+        [MTH_FLOAT16] = 0x1p-8};
     if (isnan(want)) return isnan(got);
     return got == want || fabs(got - want) <= within[dtype] * (1 + fabs(want));
 }
@@ -413,7 +416,7 @@ static void compare_exit(
     for (int64_t i = 0, n = x ? mth__shape_size(here.local) : 0; i < n; i++) {
         if (rows && rows[index_in_whole(&here, i) / is->shape.dim[2]] < 0) continue;
         const mth__ref_element a = element_get(is->dtype, x, i), b = element_get(is->dtype, y, i);
-        if (mth__is_float(is->dtype) ? near(is->dtype, a.real, b.real) : a.integer == b.integer) continue;
+        if (mth__is_float(is->dtype) ? near(s->engine, is->dtype, a.real, b.real) : a.integer == b.integer) continue;
         if (wrong++) continue;
         if (unit_failures++ < 30)
             printf("  %s %s: %s on device %d: %s, not %s, at element %" PRId64 " of %s\n", s->of.at[e].row,

@@ -120,10 +120,22 @@ static mth__tensor view(mth__torch_call *call, const matrices *of, int64_t offse
 }
 
 /* ---------------------------------------------------------------- long sums */
-/* MKL adds a few hundred terms in a chain and chains these; where a product is narrow, all of them. Products of more
- * terms than these are cut in panels, whose results are summed as a tree. */
-enum { NARROW = 16, PANEL = 16384, NARROW_PANEL = 512 };
-static int64_t panel_of(const matrices *y) { return y->size[1] < NARROW || y->size[2] < NARROW ? NARROW_PANEL : PANEL; }
+/* Where a result is narrow in memory or has few rows, MKL adds all terms of a product in one chain, elsewhere a few
+ * hundred in a chain and chains these: products of more terms than here are cut in panels, whose results are summed as a
+ * tree. */
+enum { NARROW = 16, FEW_ROWS = 4, PANEL = 16384, CHAINED_PANEL = 512, VECTOR_PANEL = 2048 };
+static int64_t panel_of(const matrices *b, const matrices *y) {
+    if (y->size[1] == 1 && b->stride[1] == 1) return VECTOR_PANEL; /* dot products, of a few chains each */
+    return y->size[1] < FEW_ROWS || y->size[2] < NARROW ? CHAINED_PANEL : PANEL;
+}
+static matrices transposed(matrices of) {
+    const matrices is = of;
+    for (int i = 1; i < 3; i++) {
+        of.size[i] = is.size[3 - i];
+        of.stride[i] = is.stride[3 - i];
+    }
+    return of;
+}
 
 static mth__tensor widened(mth__torch_call *call, const matrices *of, mth_dtype dtype) {
     return ATEN(call, to_dtype, TENSOR(view(call, of, 0, 3)), DTYPE(dtype), BOOL(false), BOOL(false), DENSE);
@@ -131,7 +143,7 @@ static mth__tensor widened(mth__torch_call *call, const matrices *of, mth_dtype 
 /* One product of matrices, `batch` of them. */
 static void multiply_by_panels(
     mth__torch_call *call, const matrices *a, const matrices *b, const matrices *y, int64_t batch, bool onto) {
-    const int64_t summed = a->size[2], panel = panel_of(y), panels = summed / panel, rest = summed % panel;
+    const int64_t summed = a->size[2], panel = panel_of(b, y), panels = summed / panel, rest = summed % panel;
     const mth_dtype dtype = mth__dtypes[call->out[0]->dtype].sums;
     const mth__shape terms = {3, {panels + (rest > 0), y->size[1], y->size[2]}};
     const int64_t a_begin = batch * a->stride[0], b_begin = batch * b->stride[0];
@@ -160,9 +172,9 @@ static void multiply_by_panels(
     }
     mth__torch_drop(call, part.tensor);
 }
-static void multiply(mth__torch_call *call, matrices a, matrices b, const matrices *y, bool onto) {
+static void multiply_as_they_lie(mth__torch_call *call, matrices a, matrices b, const matrices *y, bool onto) {
     const int rank = y->size[0] == 1 ? 2 : 3;
-    if (a.size[2] <= panel_of(y)) {
+    if (a.size[2] <= panel_of(&b, y)) {
         mth__torch_product(call, view(call, &a, 0, rank), view(call, &b, 0, rank), rank, onto, view(call, y, 0, rank));
         return;
     }
@@ -174,6 +186,31 @@ static void multiply(mth__torch_call *call, matrices a, matrices b, const matric
     }
     for (int64_t batch = 0; batch < y->size[0] && !call->status; batch++)
         multiply_by_panels(call, &a, &b, y, batch, onto);
+}
+static mth__tensor new_matrices(mth__torch_call *call, matrices *of) {
+    const mth__shape shape = {3, {of->size[0], of->size[1], of->size[2]}};
+    mth__shape_strides(shape, of->stride);
+    return of->tensor = mth__torch_empty(call, call->out[0]->dtype, shape);
+}
+/* A long product that is narrow is made with its narrow side as rows, and turned: 1.4 to 10 times faster at 8. */
+static void multiply(mth__torch_call *call, matrices a, matrices b, const matrices *y, bool onto) {
+    if (y->size[2] >= NARROW || y->size[1] <= y->size[2] || a.size[2] <= CHAINED_PANEL) {
+        multiply_as_they_lie(call, a, b, y, onto);
+        return;
+    }
+    const matrices want = transposed(*y);
+    matrices made = want;
+    if (want.stride[2] == 1) {
+        multiply_as_they_lie(call, transposed(b), transposed(a), &want, onto);
+        return;
+    }
+    new_matrices(call, &made);
+    multiply_as_they_lie(call, transposed(b), transposed(a), &made, false);
+    mth__tensor to = view(call, &want, 0, 3), from = view(call, &made, 0, 3);
+    if (onto)
+        mth__torch_add(call, to, from, 1, to);
+    else
+        ATEN(call, copy_, TENSOR(to), TENSOR(from), BOOL(false));
 }
 
 /* ---------------------------------------------------------------- the row */
@@ -232,7 +269,7 @@ void mth__torch_contract(mth__torch_call *call) {
     if (whole)
         y = matrices_of(call, kind, Y, out);
     else
-        y.tensor = mth__torch_empty(call, call->out[0]->dtype, (mth__shape){3, {y.size[0], y.size[1], y.size[2]}});
+        new_matrices(call, &y);
     multiply(call, a, b, &y, whole && sum);
     if (whole) return;
     mth__tensor to = by_letter(call, kind, Y, out, false), made = by_letter(call, kind, Y, y.tensor, true);

@@ -27,7 +27,7 @@ void mth__torch_reduce(mth__torch_call *call) {
 /* ---------------------------------------------------------------- softmax */
 /* Softmax and the gradients of norms add up in chains, a few side by side or one for each column; torch's sums are
  * trees. Above these lengths the errors of chains would show. */
-enum { LONG_SOFTMAX = 8192, LONG_GRADIENT = 16384, ROWS_AT_ONCE = 4096 };
+enum { LONG_SOFTMAX = 65536, LONG_NORM = 8192, LONG_GRADIENT = 16384, ROWS_AT_ONCE = 4096 };
 
 void mth__torch_softmax(mth__torch_call *call) {
     const mth__torch_operand *x = call->in[0];
@@ -125,7 +125,7 @@ void mth__torch_layer_norm_grad(mth__torch_call *call) {
 
 /* The mean of the squares of each row. A norm is one pass, without squares in memory, but adds up in chains. */
 static mth__tensor mean_square(mth__torch_call *call, mth__tensor x, int d, int64_t width) {
-    if (width > LONG_SOFTMAX) {
+    if (width > LONG_NORM) {
         mth__tensor square = ATEN(call, mul, TENSOR(x), TENSOR(x));
         return ATEN(call, mean, TENSOR(square), DIMENSION(d), BOOL(true), NONE);
     }
