@@ -15,7 +15,6 @@
 typedef struct {
     const mth__engine_vtable *vtable;
     mth_option option; /* beside the mesh; without a name: none */
-    bool (*lacks)(int row);
     double within;     /* of float32; 0: what all engines keep */
     int means_nothing; /* a row whose statistics of infinities the engine leaves open; 0: there is none */
 } sheet_engine;
@@ -304,8 +303,6 @@ static void split_factor(mth__assignment *assignment, int f, int axis, bool deal
     split->axis[split->naxes++] = (int8_t)axis;
     split->cyclic = dealt;
 }
-static bool left_out(const sheet_engine *engine, int row) { return engine->lacks && engine->lacks(row); }
-
 /* Whole, and each factor split on one of the meshes of one axis; on that of two axes two factors, or one twice. */
 static const struct {
     int naxes;
@@ -315,7 +312,6 @@ enum { MESHES = sizeof meshes / sizeof *meshes, LINES = MESHES - 1 };
 
 static mth_status add_on_line(sheet *s, int m, int x) {
     drawn d;
-    if (left_out(s->engine, examples[x].row)) return NULL;
     TRY(draw_example(s->arena, &examples[x], &d));
     if (x % LINES == m) TRY(add_example(s, &d, &(mth__assignment){0}));
     for (int f = 0, n = d.rule.n; f < n; f++) {
@@ -337,7 +333,6 @@ static mth_status add_on_line(sheet *s, int m, int x) {
 }
 static mth_status add_on_grid(sheet *s, int x) {
     drawn d;
-    if (left_out(s->engine, examples[x].row)) return NULL;
     mth__assignment assignment = {0};
     TRY(draw_example(s->arena, &examples[x], &d));
     for (int axis = 0; axis < 2; axis++) {
@@ -465,7 +460,6 @@ static mth_status rows_body(void *engine) {
     for (size_t i = 0; i < mth__op_count(); i++) {
         const mth__op *op = mth__op_at(i);
         if (op->flags & MTH__COMM) continue; /* below */
-        if (left_out(engine, (int)i)) continue;
         if (seen[i].ran && op->accumulates && !seen[i].accumulated) {
             unit_failures++;
             printf("  %s was never added to a sum\n", op->name);
@@ -485,7 +479,6 @@ static mth_status specials_body(void *engine) {
     TRY(new_sheet(engine, &s, 2, (int64_t[]){2, 2}));
     for (int x = 0; x < EXAMPLES; x++) {
         drawn d;
-        if (left_out(s.engine, examples[x].row)) continue;
         if (examples[x].row == MTH__ROW_attention || examples[x].row == MTH__ROW_attention_grad) continue;
         srand((unsigned)x);
         const bool finite =

@@ -38,6 +38,12 @@ static void run_policy(const char *policy, uint64_t state) {
 TEST(random_models_cut_by_parameters) { run_policy("parameters", 31172645463325252u); }
 TEST(random_models_cut_by_operators) { run_policy("operators", 42172645463325252u); }
 TEST(random_models_cut_by_time) { run_policy("balanced", 53172645463325252u); }
+/* torch normalizes by x * rstd - mean * rstd, whose rounding shows where all elements of a row are equal. */
+TEST(random_models_on_the_torch_engine) {
+    mth_backend *backend = open_or_skip("torch", 1);
+    if (backend) run_cases(&(random_engine){.name = "torch", .noise = 8}, 200, 61592645463325252u);
+    mth_backend_free(backend);
+}
 
 /* Few, since XLA compiles each for a second, with sanitizers for three; and without LLVM's optimizations, which are
  * none of ours. */

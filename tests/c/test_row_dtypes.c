@@ -8,7 +8,8 @@
 
 static const mth_dtype floats[] = {MTH_FLOAT32, MTH_FLOAT64, MTH_BFLOAT16, MTH_FLOAT16};
 enum { FLOATS = sizeof floats / sizeof *floats };
-static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_reference, &mth__engine_pjrt};
+static const mth__engine_vtable *const engines[] = {
+    &mth__engine_native, &mth__engine_reference, &mth__engine_pjrt, &mth__engine_torch};
 enum { ENGINES = sizeof engines / sizeof *engines };
 
 /* ---------------------------------------------------------------- an example as a graph of one node */

@@ -1,8 +1,6 @@
 /* Every row of the catalog and all communication, as calls of torch, compared with the reference engine. */
 #include "row_sheets.h"
-#include "engine/torch/torch_rows.h"
-
-static bool lacks(int row) { return !mth__torch_rows[row].run; }
+#include "engine/torch/torch_library.h"
 
 static void with_torch(void (*check)(sheet_engine)) {
     mth__arena *arena = mth__arena_new();
@@ -14,7 +12,7 @@ static void with_torch(void (*check)(sheet_engine)) {
         CHECK_STATUS(none);
     else
         /* of a row with infinities torch's mean is NaN, as y and rstd are on any engine */
-        check((sheet_engine){&mth__engine_torch, .lacks = lacks, .means_nothing = MTH__ROW_layer_norm});
+        check((sheet_engine){&mth__engine_torch, .means_nothing = MTH__ROW_layer_norm});
     mth__arena_free(arena);
 }
 TEST(every_row_whole_and_split) { with_torch(check_every_row); }

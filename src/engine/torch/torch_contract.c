@@ -121,8 +121,7 @@ static mth__tensor view(mth__torch_call *call, const matrices *of, int64_t offse
 
 /* ---------------------------------------------------------------- long sums */
 /* Where a result is narrow in memory or has few rows, MKL adds all terms of a product in one chain, elsewhere a few
- * hundred in a chain and chains these: products of more terms than here are cut in panels, whose results are summed as a
- * tree. */
+ * hundred in a chain and chains these: products of more terms are cut in panels, whose results are summed as a tree. */
 enum { NARROW = 16, FEW_ROWS = 4, PANEL = 16384, CHAINED_PANEL = 512, VECTOR_PANEL = 2048 };
 static int64_t panel_of(const matrices *b, const matrices *y) {
     if (y->size[1] == 1 && b->stride[1] == 1) return VECTOR_PANEL; /* dot products, of a few chains each */
