@@ -93,6 +93,12 @@ MTH_API int mth_error_get_errno(const mth_error *);
    call. Where the error has the line that composed an operator, that one stays. NULL changes nothing. */
 MTH_API void mth_error_set_source_line(mth_error *, const char *where);
 MTH_API void mth_error_free(mth_error *);
+/* An error of the caller's own, for what the library calls back: it comes out of the function that called. It keeps
+   `cause`, any object of the caller's, until release(cause), which is called once, by whichever thread frees the error;
+   both may be NULL. */
+MTH_API MTH_MUST_USE mth_status mth_error_create(
+    mth_error_code, const char *what, const char *fix, void *cause, void (*release)(void *cause));
+MTH_API void *mth_error_get_cause(const mth_error *); /* NULL: there is none */
 
 /* What users look for and this version does not have under that name: an "option", or an attribute of the Python
    "package", its "backends", a "model", "module", "compiled" model or "key" (the name of a connection). `why` and `fix`
@@ -287,6 +293,25 @@ MTH_API void mth_partition_trace_free(mth_partition_trace *);
 MTH_API const char *mth_partition_trace_get_text(const mth_partition_trace *); /* a table for each model */
 MTH_API size_t mth_partition_trace_get_count(const mth_partition_trace *);
 MTH_API mth_traced_operator mth_partition_trace_get(const mth_partition_trace *, size_t i); /* lent by the trace */
+/* A piece of a tensor before it goes from one device into the memory of another. */
+typedef struct {
+    const char *label; /* of the communication: "linear_1: transfer" */
+    const char *name;  /* of the operator that it is for; NULL: none */
+    int64_t from_device, to_device;
+    mth_dtype dtype;
+    /* a box of the tensor; of the named algorithms of collective_ops, which move chunks, a row of elements */
+    int rank;
+    const int64_t *shape;
+    const void *data; /* a copy, row-major, lent for the call */
+} mth_crossing;
+/* NULL: the run goes on; an error (mth_error_create) ends it, and comes out of mth_evaluate. It is called by whichever
+   threads move data, by one at a time, and runs no model on its backend: mth_evaluate refuses that. */
+typedef mth_status mth_crossing_hook(void *context, const mth_crossing *);
+/* Sets the hook of a backend with the option use_module_hooks, in place of the one before; NULL: there is none. Runs
+   that are under way keep theirs. release(context) is called once, when no run has the hook any more; after a failure
+   it is not. */
+MTH_API MTH_MUST_USE mth_status mth_backend_set_crossing_hook(
+    mth_backend *, mth_crossing_hook *, void *context, void (*release)(void *context));
 /* one option a line: "name: type = default: text"; NULL: no such engine */
 MTH_API const char *mth_backend_option_doc(const char *engine);
 MTH_API const char *mth_compile_option_doc(void);

@@ -122,6 +122,12 @@ static PyObject *source_line(void) {
 void *raise_status(module_state *state, mth_status status) {
     mth_error_code code = mth_error_get_code(status);
     PyObject *type = class_of(state, code), *error = NULL, *tensors = NULL, *line = NULL;
+    PyObject *raised = mth_error_get_cause(status);
+    if (raised) { /* by a function of the user's that the library called */
+        PyErr_SetObject((PyObject *)Py_TYPE(raised), raised);
+        mth_error_free(status);
+        return NULL;
+    }
     if (code == MTH_ERROR_INTERRUPTED) {
         PyErr_SetNone(type);
         mth_error_free(status);
@@ -544,7 +550,7 @@ static int execute(PyObject *module) {
     Py_XDECREF(threading);
     if (PyErr_Occurred() || watch_forks(module)) return -1;
     return add_model_types(module, state) || add_array_types(module, state) || add_backend_type(module, state) ||
-            add_compiled_type(module, state) || add_trace_types(module, state) ||
+            add_compiled_type(module, state) || add_trace_types(module, state) || add_hook_types(module, state) ||
             PyModule_AddStringConstant(module, "__version__", MTH_VERSION)
         ? -1
         : 0;
@@ -553,7 +559,7 @@ static int execute(PyObject *module) {
 #define EACH(each)                                                                                                     \
     each(s->module_type) each(s->block_type) each(s->model_type) each(s->array_type) each(s->shard_type)               \
         each(s->backend_type) each(s->compiled_type) each(s->trace_type) each(s->traced_type) each(s->crossing_type)   \
-            each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error) each(s->internal_error)  \
+            each(s->handle_type) each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error) each(s->internal_error)  \
                 each(s->file_error) each(s->attribute_error) each(s->dtypes) each(s->torch_from_dlpack)
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {

@@ -11,6 +11,7 @@
  *   _mithril_array.c    Array, Shard
  *   _mithril_lend.c     arrays -> capsules of DLPack
  *   _mithril_backend.c  Backend
+ *   _mithril_hook.c     hooks of what goes from device to device
  *   _mithril_trace.c    what a backend has traced of its plans
  *   _mithril_run.c      compile, CompiledModel */
 #ifndef MITHRIL_PYTHON_H
@@ -24,7 +25,7 @@
 
 typedef struct {
     PyTypeObject *module_type, *block_type, *model_type, *array_type, *shard_type, *backend_type, *compiled_type;
-    PyTypeObject *trace_type, *traced_type, *crossing_type;
+    PyTypeObject *trace_type, *traced_type, *crossing_type, *handle_type;
     PyObject *value_error, *type_error, *key_error, *memory_error, *internal_error, *attribute_error;
     PyObject *file_error;        /* a function: makes the error of the class that fits the errno */
     const void *torch_exchange;  /* how tensors of torch are made (_mithril_torch.c): its table, or */
@@ -168,6 +169,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD mth_backend *backend;
     uint64_t draws;
+    PyObject *hooks; /* by number, in the order in which they came; NULL: there never was one */
+    uint64_t hook_number;
 } backend_object;
 typedef struct {
     PyObject_HEAD mth_array *array;
@@ -193,7 +196,9 @@ int add_array_types(PyObject *module, module_state *);
 int add_backend_type(PyObject *module, module_state *);
 int add_compiled_type(PyObject *module, module_state *);
 int add_trace_types(PyObject *module, module_state *);
-/* Methods of backends (_mithril_trace.c). */
+int add_hook_types(PyObject *module, module_state *);
+/* Methods of backends (_mithril_hook.c, _mithril_trace.c). */
+PyObject *backend_register_hook(PyObject *backend, PyObject *hook);
 PyObject *backend_partition_trace(PyObject *backend, PyObject *unused);
 /* Makes a type and adds it to the module under its name. */
 PyTypeObject *add_type(PyObject *module, PyType_Spec *, PyTypeObject *base);

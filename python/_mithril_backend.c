@@ -57,8 +57,22 @@ static int backend_init(PyObject *self, PyObject *args, PyObject *keywords) { /*
 
 static void free_backend(void *backend) { mth_backend_free(backend); }
 
+/* Hooks may hold the backend. */
+static int backend_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((backend_object *)self)->hooks);
+    return 0;
+}
+
+static int backend_clear(PyObject *self) {
+    Py_CLEAR(((backend_object *)self)->hooks);
+    return 0;
+}
+
 static void backend_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    backend_clear(self);
     free_unlocked(free_backend, ((backend_object *)self)->backend); /* which ends its threads */
     freefunc release = PyType_GetSlot(type, Py_tp_free);
     release(self);
@@ -349,6 +363,15 @@ static PyMethodDef backend_methods[] = {
         "A copy of data on the devices: of anything with the buffer protocol, DLPack or __array__ (float64 and\n"
         "float16 become float32, short integers int32, unless dtype says otherwise), or of Python's nested "
         "lists." PLACED),
+    {"register_hook", backend_register_hook, METH_O,
+        "register_hook($self, hook, /)\n--\n\n"
+        "Calls hook(tensor, operator, from_device, to_device) with each piece of a tensor before it goes from one "
+        "device into the memory\n"
+        "of another, and returns a handle with remove(). The tensor is a copy; the hook returns None. What it raises "
+        "ends the run and comes\n"
+        "out of evaluate. It may be called from several threads, one at a time, and runs no model on this backend. It "
+        "needs\n"
+        "use_module_hooks=True."},
     {"partition_trace", backend_partition_trace, METH_NOARGS,
         "partition_trace($self, /)\n--\n\n"
         "Where the plans made so far run each operator, who says so, and what goes from device to device for it: str() "
@@ -375,14 +398,16 @@ static PyType_Slot backend_slots[] = {
     {Py_tp_doc, "What all backends have in common: a mesh of devices, and arrays on it."},
     {Py_tp_new, backend_new},
     {Py_tp_init, backend_init},
+    {Py_tp_traverse, backend_traverse},
+    {Py_tp_clear, backend_clear},
     {Py_tp_dealloc, backend_dealloc},
     {Py_tp_repr, backend_repr},
     {Py_tp_methods, backend_methods},
     {Py_tp_getset, backend_getset},
     {0, NULL},
 };
-static PyType_Spec backend_spec = {
-    "mithril.Backend", sizeof(backend_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, backend_slots};
+static PyType_Spec backend_spec = {"mithril.Backend", sizeof(backend_object), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE, backend_slots};
 
 int add_backend_type(PyObject *module, module_state *state) {
     return (state->backend_type = add_type(module, &backend_spec, NULL)) ? 0 : -1;

@@ -94,7 +94,7 @@ PyObject *backend_partition_trace(PyObject *backend, PyObject *unused) {
     (void)unused;
     module_state *state = STATE(backend);
     trace_reading job = {((backend_object *)backend)->backend, NULL};
-    if (note_source_line() || call_interruptibly(state, read_trace, &job)) return NULL;
+    if (call_interruptibly(state, read_trace, &job)) return NULL;
     allocfunc allocate = PyType_GetSlot(state->trace_type, Py_tp_alloc);
     trace_object *self = (trace_object *)allocate(state->trace_type, 0);
     if (self) {

@@ -1,6 +1,7 @@
 /* Public functions that make parameters and run plans. */
 #include "plan_cache.h"
 #include "engine/fault.h"
+#include "engine/hook.h"
 #include "base/philox.h"
 #include <string.h>
 
@@ -239,7 +240,13 @@ static mth_status run_plan(mth_compiled *compiled, mth__plan *plan, const mth_ar
         for (int rank = 0; !status && rank < held[i]->count; rank++)
             entry[plan->offset.entry[i] + rank] = mth__array_buffer(held[i], rank);
     }
-    if (!status) status = compiled->backend->vtable->run(plan->executable, entry, exit, &(mth__control){.stop = stop});
+    if (!status) {
+        mth__hook_run hook = {mth__hook_hold(compiled->backend), stop};
+        const mth__control control = {
+            .stop = stop, .crossing = hook.hook ? mth__hook_call : NULL, .crossing_context = &hook};
+        status = compiled->backend->vtable->run(plan->executable, entry, exit, &control);
+        mth__hook_let_go(hook.hook);
+    }
     for (size_t i = 0; !status && i < exits;
         i++) { /* a successor takes over its entry's memory, and no other exit does */
         const mth__exit *leaving = &program->exit.at[i];
@@ -286,6 +293,7 @@ mth_status mth_evaluate(mth_compiled *compiled, const mth_arrays *parameters, co
     mth__plan *plan;
     TRY(mth__given(compiled, "the compiled model"));
     TRY(mth__result_given(outputs));
+    TRY(mth__hook_check_outside(compiled->backend));
     interruptible_call call = {compiled, atomic_load(&compiled->interrupts), mth__thread_stop()};
     TRY(mth__request_for(compiled, input, count, &request));
     mth_status status = wanted ? check_output_gradients(compiled, wanted, &request) : NULL;

@@ -21,7 +21,7 @@ WIDTH = 120
 TYPES = {"tuple": "_Spec", "dict": "Mapping[str, Any]", "list": "Sequence[Any]", "object": "Any"}
 
 CORE = '''
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self, SupportsIndex, TypeAlias, final, overload
 import os
 
@@ -95,6 +95,12 @@ class Array:
                    dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> Any: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
+@final
+class HookHandle:
+    """A hook that is registered with a backend."""
+    def remove(self) -> None:
+        """The hook is called no more."""
+
 class TracedCrossing(tuple[Any, ...]):
     """What goes from one device to another for an operator; None: between many pairs of devices."""
     @property
@@ -136,6 +142,7 @@ class Backend:
     @property
     def device_mesh(self) -> tuple[int, ...]: ...
     def describe(self) -> str: ...
+    def register_hook(self, hook: Callable[[Any, str | None, int, int], None], /) -> HookHandle: ...
     def partition_trace(self) -> PartitionTrace: ...
     def randn(self, *shape: _Shape, seed: SupportsIndex | None = None, device_mesh: _Spec | None = None,
               spec: _Spec | None = None) -> Array: ...

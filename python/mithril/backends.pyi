@@ -25,6 +25,8 @@ class CBackend(Backend):
             machine predicts it. The heaviest part is as light as it can be, and of such cuts the one with the least sum
             of squares is taken. Operators that the user placed stay. None: an operator runs where its inputs are.
             (parameters|operators|balanced)
+        use_module_hooks: bool = False: A hook may be set, which is called with each piece of a tensor before it goes
+            from device to device.
         trace_module_partitioning: bool = False: Keeps of each plan where its operators run, who says so, and what goes
             from device to device for them, for the backend's partition trace.
         threads: int | None = None: Threads of the native engine, the calling one included; the number of cores unless
@@ -42,6 +44,7 @@ class CBackend(Backend):
         pipeline_communication: bool = False,
         sequence_parallel: bool | None = None,
         partition_policy: str | None = None,
+        use_module_hooks: bool = False,
         trace_module_partitioning: bool = False,
         threads: int | None = None,
         machine: str = 'nominal',
@@ -158,6 +161,8 @@ class ReferenceBackend(Backend):
             machine predicts it. The heaviest part is as light as it can be, and of such cuts the one with the least sum
             of squares is taken. Operators that the user placed stay. None: an operator runs where its inputs are.
             (parameters|operators|balanced)
+        use_module_hooks: bool = False: A hook may be set, which is called with each piece of a tensor before it goes
+            from device to device.
         trace_module_partitioning: bool = False: Keeps of each plan where its operators run, who says so, and what goes
             from device to device for them, for the backend's partition trace.
         device_threads: bool = False: Each device has a thread of its own, in place of one for all.
@@ -169,6 +174,7 @@ class ReferenceBackend(Backend):
         cls,
         device_mesh: _Spec,
         partition_policy: str | None = None,
+        use_module_hooks: bool = False,
         trace_module_partitioning: bool = False,
         device_threads: bool = False,
         machine: str = 'nominal',

@@ -47,7 +47,7 @@ static const absent_feature rows[] = {
         "leave it out; auto_sharding=True of the engine pjrt searches how tensors are split, mth_get_memory_usage "
         "tells "
         "what a device needs"},
-    {"option", "use_module_hooks partition_hooks", LATER, IS_TORCHS},
+    {"option", "partition_hooks", LATER, IS_TORCHS},
     {"option", "precision dtype", ELSEWHERE, IS_COMPUTED},
     {"option", "device", ELSEWHERE,
         "leave it out: device_mesh=(4,) makes four devices, device_id=0 puts a module on one"},

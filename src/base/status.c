@@ -17,6 +17,8 @@ struct mth_error {
     int system;   /* errno, 0: none */
     const char *file;
     int line;
+    void *cause; /* the caller's */
+    void (*release)(void *cause);
 };
 
 static char no_memory_fix[] = "use smaller shapes or microbatches, or free arrays that are no longer needed";
@@ -111,6 +113,18 @@ mth_status mth__fail(mth_error_code code, const char *file, int line, char *what
     return remake_message(error);
 }
 
+mth_status mth_error_create(
+    mth_error_code code, const char *what, const char *fix, void *cause, void (*release)(void *cause)) {
+    mth_error *error = mth__fail(code, __FILE__, __LINE__, F("%s", what ? what : ""), F("%s", fix ? fix : ""));
+    if (error != &no_memory_error) {
+        error->cause = cause;
+        error->release = release;
+    } else if (release) {
+        release(cause);
+    }
+    return error;
+}
+
 mth_status mth__error_operator(mth_status error, const char *op) {
     if (!error || error == &no_memory_error || error->op || !op) return error;
     error->op = copy(op);
@@ -156,9 +170,11 @@ const char *mth_error_get_tensor(const mth_error *error, size_t i) {
 }
 
 int mth_error_get_errno(const mth_error *error) { return error ? error->system : 0; }
+void *mth_error_get_cause(const mth_error *error) { return error ? error->cause : NULL; }
 
 void mth_error_free(mth_error *error) {
     if (!error || error == &no_memory_error) return;
+    if (error->release) error->release(error->cause);
     if (error->message != error->what) mth__free(error->message);
     mth__free(error->what);
     if (error->fix != no_memory_fix) mth__free(error->fix);

@@ -1,9 +1,8 @@
 #include "engine/backend.h"
 #include "data/array.h"
 #include "engine/calibrate.h"
-#include <errno.h>
+#include "engine/hook.h"
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const mth__engine_vtable *const engines[] = {
@@ -37,27 +36,13 @@ static mth_status unknown_engine(const char *name) {
 static void around_fork(void *object, mth__fork_moment moment) {
     mth_backend *backend = object;
     if (moment != MTH__FORK_CHILD) return;
+    pthread_mutex_init(&backend->hook_lock, NULL);
+    mth__hook_forget_calls(backend->hook);
     if (pthread_mutex_trylock(&backend->lock) == 0)
         pthread_mutex_unlock(&backend->lock);
     else {
         pthread_mutex_init(&backend->lock, NULL);
         backend->lost = (int)getppid();
-    }
-}
-
-mth_status mth__lock_run(pthread_mutex_t *lock, const mth__stop *stop) {
-    enum { PATIENCE = 10 * 1000 * 1000 /* ns between two looks at stop */, SECOND = 1000 * 1000 * 1000 };
-    if (pthread_mutex_trylock(lock) == 0) return NULL;
-    for (;;) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += PATIENCE;
-        if (until.tv_nsec >= SECOND) {
-            until.tv_nsec -= SECOND;
-            until.tv_sec++;
-        }
-        if (pthread_mutex_timedlock(lock, &until) != ETIMEDOUT) return NULL;
-        if (mth__stop_asked(stop)) return mth__interrupted();
     }
 }
 
@@ -110,6 +95,8 @@ static void free_backend(mth__devices *devices) {
         next = traced->next;
         mth__arena_free(traced->arena);
     }
+    mth__hook_let_go(backend->hook);
+    pthread_mutex_destroy(&backend->hook_lock);
     backend->vtable->close(devices->engine);
     mth__fork_watch_remove(&backend->watch);
     pthread_mutex_destroy(&backend->lock);
@@ -151,6 +138,7 @@ static mth_status create_body(void *context) {
         return mth__error_operator(status, "backend");
     }
     pthread_mutex_init(&backend->lock, NULL);
+    pthread_mutex_init(&backend->hook_lock, NULL);
     mth__fork_watch_add(&backend->watch, around_fork, backend);
     mth__arena_keep(arena);
     *creation->out = backend;

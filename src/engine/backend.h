@@ -32,6 +32,9 @@ struct mth_backend {
     int64_t models;                     /* compiled for it */
     bool traces;                        /* trace_module_partitioning */
     mth__traced_model *traced;          /* under the lock */
+    bool hooks;                         /* use_module_hooks */
+    pthread_mutex_t hook_lock;          /* of `hook` */
+    struct mth__hook *hook;
 };
 /* Keeps what was traced, in place of what there was of that model; it takes the arena. Called with the lock held. */
 void mth__backend_keep_trace(mth_backend *, mth__traced_model *);

@@ -107,6 +107,9 @@ const mth__opt mth__placement_options[] = {
         "heaviest part is as light as it can be, and of such cuts the one with the least sum of squares is taken. "
         "Operators that the user placed stay. None: an operator runs where its inputs are.",
         "parameters|operators|balanced", .read = read_policy, FIELD(distribute.partition)},
+    {"use_module_hooks", MTH__OPT_BOOL, "False",
+        "A hook may be set, which is called with each piece of a tensor before it goes from device to device.",
+        .read = mth__read_bool, FIELD(hooks)},
     {"trace_module_partitioning", MTH__OPT_BOOL, "False",
         "Keeps of each plan where its operators run, who says so, and what goes from device to device for them, for "
         "the backend's partition trace.",
@@ -131,6 +134,11 @@ static mth_status settle(mth_backend *backend, const mth_arg *ops) {
         return FAIL(MTH_ERROR_VALUE,
             F("%s says how the plan communicates, with mesh_context='spmd' XLA's partitioner decides", ours),
             F("leave %s out, or use mesh_context='mpmd'", ours));
+    if (backend->hooks && !backend->vtable->traits.crossings)
+        return FAIL(MTH_ERROR_UNSUPPORTED,
+            F("use_module_hooks: the %s engine can't say beforehand what goes from device to device",
+                backend->vtable->name),
+            F("leave use_module_hooks out, or use the reference engine"));
     return NULL;
 }
 

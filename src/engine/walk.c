@@ -186,16 +186,38 @@ static int value_in(const seat *own, mth__move_memory memory) {
     return memory == MTH__MOVE_RESULT ? own->takes->out[0] : (own->takes ? own->takes : own->gives)->scratch;
 }
 
-static mth_status do_round(mth__walk *walk, int device, int channel_number, seat *own, int round) {
+static mth_status read_move(const mth__crossing *crossing, void *data) {
+    const mth__walk *walk = crossing->engine;
+    if (!walk->calls->read) return INTERNAL("%s: the engine has no call that reads what crosses", crossing->channel);
+    return walk->calls->read(walk->context, crossing->move, data);
+}
+
+/* Tells what asks to know it that the move takes a piece from another device. */
+static mth_status announce(
+    mth__walk *walk, const seat *own, const mth__channel_move *move, const mth__walk_move *transfer) {
     const mth__control *control = walk->control;
+    if (!control || !control->crossing || move->peer == transfer->device) return NULL;
+    mth__crossing crossing = {.channel = transfer->channel->label,
+        .label = own->takes ? &own->takes->label : &own->gives->label,
+        .from = move->peer,
+        .to = transfer->device,
+        .dtype = transfer->channel->dtype,
+        .shape = {.rank = move->copy.rank},
+        .bytes = mth__channel_move_bytes(transfer->channel, move),
+        .read = read_move,
+        .engine = walk,
+        .move = transfer};
+    for (int d = 0; d < move->copy.rank; d++) crossing.shape.dim[d] = move->copy.size[d];
+    return control->crossing(control->crossing_context, &crossing);
+}
+
+static mth_status do_round(mth__walk *walk, int device, int channel_number, seat *own, int round) {
     const mth__channel *of = &walk->program->channel.at[channel_number];
     for (; own->moves < own->part.count && own->part.move[own->moves].round == round; own->moves++) {
         const mth__channel_move *move = &own->part.move[own->moves];
         mth__walk_move transfer = {of, device, value_in(own, move->to), move->peer,
             value_in(seat_of(walk, channel_number, move->peer), move->from), &move->copy};
-        if (control && control->crossing && move->peer != device)
-            TRY(control->crossing(
-                control->crossing_context, of->label, move->peer, device, mth__channel_move_bytes(of, move)));
+        TRY(announce(walk, own, move, &transfer));
         TRY((move->reduce ? walk->calls->reduce : walk->calls->move)(walk->context, &transfer));
     }
     return settle(walk, device);

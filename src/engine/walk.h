@@ -19,6 +19,9 @@ typedef struct {
     mth_status (*copy)(void *context, int device, const mth__instr *); /* between spaces */
     mth_status (*move)(void *context, const mth__walk_move *);
     mth_status (*reduce)(void *context, const mth__walk_move *); /* by channel->reduce */
+    /* What a move would take, row-major in the channel's dtype, into host memory. NULL: the engine has no
+       traits.crossings. */
+    mth_status (*read)(void *context, const mth__walk_move *, void *data);
     /* What was asked of the device is done, so that others may see it. NULL: calls return when it is. */
     mth_status (*wait)(void *context, int device);
 } mth__walk_calls;

@@ -139,8 +139,8 @@ GUARDED_IF(has_plugin(), modules_are_recorded) {
 }
 
 /* ---------------------------------------------------------------- what it does not do */
-static mth_status cross(void *context, const char *channel, int from, int to, int64_t bytes) {
-    (void)channel, (void)from, (void)to, (void)bytes;
+static mth_status cross(void *context, const mth__crossing *crossing) {
+    (void)crossing;
     ++*(int *)context;
     return NULL;
 }

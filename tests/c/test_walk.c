@@ -194,12 +194,12 @@ typedef struct {
     mth__traffic by_device[64];
     int left; /* until it refuses; -1: never */
 } crossings;
-static mth_status cross(void *context, const char *channel, int from, int to, int64_t bytes) {
+static mth_status cross(void *context, const mth__crossing *crossing) {
     crossings *all = context;
-    if (all->left == 0) return FAIL(MTH_ERROR_IO, F("%s: the line is cut", channel), F("mend it"));
+    if (all->left == 0) return FAIL(MTH_ERROR_IO, F("%s: the line is cut", crossing->channel), F("mend it"));
     all->left -= all->left > 0;
-    all->by_device[from].sent += bytes;
-    all->by_device[to].received += bytes;
+    all->by_device[crossing->from].sent += crossing->bytes;
+    all->by_device[crossing->to].received += crossing->bytes;
     return NULL;
 }
 

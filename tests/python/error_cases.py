@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 import mithril as ml
-from mithril.backends import CBackend
+from mithril.backends import CBackend, ReferenceBackend
 from support import one_block, random
 
 X = random(4, 6)
@@ -175,6 +175,31 @@ def option_of_another_backend(fixed):
 @case
 def unknown_partition_policy(fixed):
     CBackend(device_mesh=(4,), partition_policy="parameters" if fixed else "parameter")
+
+
+@case
+def hooks_of_the_native_engine(fixed):
+    CBackend(device_mesh=(4,), use_module_hooks=not fixed)
+
+
+@case
+def no_hooks(fixed):
+    ReferenceBackend(device_mesh=(4,), use_module_hooks=fixed).register_hook(print)
+
+
+@case
+def an_answer_of_a_hook(fixed):
+    backend = ReferenceBackend(device_mesh=(2,), use_module_hooks=True)
+    model = ml.Model()
+    model |= ml.Linear(4, weight_shard_spec=(0, None))(input="x", output="y")
+    backend.register_hook(lambda *_: None if fixed else 1.5)
+    compiled = ml.compile(model, backend)
+    compiled.evaluate(compiled.get_parameters({"x": X}), {"x": X})
+
+
+@case
+def a_hook_that_cannot_be_called(fixed):
+    ReferenceBackend(device_mesh=(4,), use_module_hooks=True).register_hook(print if fixed else 3)
 
 
 @case

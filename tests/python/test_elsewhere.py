@@ -36,7 +36,7 @@ def check(error, *words):
 
 # ---------------------------------------------------------------- options and keywords
 LATER = """checkpointing activation_offload offload_threshold weight_dtype activation_dtype compute_dtype allow_tf32
-    auto_partition partition_objective max_memory_per_device use_module_hooks
+    auto_partition partition_objective max_memory_per_device
     partition_hooks activation_checkpointing gradient_checkpointing recompute remat offload cpu_offload
     activation_offloading mixed_precision amp param_dtype reduce_dtype profile profiling optimizer zero_stage
     auto_partitioning automatic_partitioning visualize""".split()

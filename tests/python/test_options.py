@@ -199,6 +199,19 @@ def partition_policy(kind, folder):
     assert all(homes[0] != other for other in homes[1:]) and homes[1] != homes[2]
 
 
+def use_module_hooks(kind, folder):
+    if kind is CBackend:
+        assert "use_module_hooks: the native engine can't say" in message(kind, use_module_hooks=True)
+        return
+    seen, backend = [], kind(device_mesh=(2,), use_module_hooks=True)
+    backend.register_hook(lambda tensor, *_: seen.append(tensor.shape))
+    compiled = ml.compile(products(), backend)
+    compiled.evaluate(compiled.get_parameters({"x": random(8, 16)}), {"x": random(8, 16)})
+    assert seen
+    with pytest.raises(MithrilError, match="use_module_hooks=True"):
+        kind(device_mesh=(2,)).register_hook(print)
+
+
 def trace_module_partitioning(kind, folder):
     backend = kind(device_mesh=(2,), trace_module_partitioning=True)
     ml.compile(products(), backend).get_parameters({"x": random(8, 16)})
@@ -244,7 +257,8 @@ EFFECT = {
         device_mesh, threads, collective_ops, communication_optimization, overlap_communication, pipeline_communication,
         sequence_parallel, backend, plugin, site_packages, topology, platform_options, compile_options, cache_dir,
         mesh_context, auto_sharding, spmd_mesh_shape, spmd_partition_dims, memory_optimization, machine, device_threads,
-        partition_policy, trace_module_partitioning, outputs, input_shard_specs, output_shard_specs, shapes,
+        partition_policy, use_module_hooks, trace_module_partitioning,
+        outputs, input_shard_specs, output_shard_specs, shapes,
     )
 }  # fmt: skip
 KINDS = {"compile": CBackend, **{kind.__name__: kind for kind in (CBackend, JaxBackend, ReferenceBackend)}}

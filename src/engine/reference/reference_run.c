@@ -56,6 +56,24 @@ static mth_status reduce_box(void *context, const mth__walk_move *move) {
     return NULL;
 }
 
+static mth_status read_box(void *context, const mth__walk_move *move, void *data) {
+    const mth__executable *executable = context;
+    const mth__strided_copy *copy = move->copy;
+    const mth__ref_element *from = executable->by_id[move->peer]->value[move->from].data + copy->from;
+    const mth_dtype dtype = move->channel->dtype;
+    const size_t size = mth_dtype_size(dtype);
+    char *to = data;
+    mth__shape box = {.rank = copy->rank};
+    for (int d = 0; d < box.rank; d++) box.dim[d] = copy->size[d];
+    FOR_EACH(at, box) {
+        int64_t there = 0;
+        for (int d = 0; d < box.rank; d++) there += at[d] * copy->from_stride[d];
+        mth__dtype_convert(mth__is_float(dtype) ? MTH_FLOAT64 : MTH_INT64, &from[there], dtype, to, 1);
+        to += size;
+    }
+    return NULL;
+}
+
 /* ---------------------------------------------------------------- entries and exits */
 static mth_status begin(mth__executable *executable, mth__buffer *const *entry) {
     const mth__program *program = executable->program;
@@ -98,7 +116,8 @@ static mth_status leave(mth__executable *executable, size_t exit_number, mth__re
     return NULL;
 }
 
-static const mth__walk_calls calls = {.compute = compute, .copy = copy, .move = move_box, .reduce = reduce_box};
+static const mth__walk_calls calls = {
+    .compute = compute, .copy = copy, .move = move_box, .reduce = reduce_box, .read = read_box};
 
 mth_status mth__ref_run(
     mth__executable *executable, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
