@@ -559,8 +559,9 @@ static int execute(PyObject *module) {
 #define EACH(each)                                                                                                     \
     each(s->module_type) each(s->block_type) each(s->model_type) each(s->array_type) each(s->shard_type)               \
         each(s->backend_type) each(s->compiled_type) each(s->trace_type) each(s->traced_type) each(s->crossing_type)   \
-            each(s->handle_type) each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error) each(s->internal_error)  \
-                each(s->file_error) each(s->attribute_error) each(s->dtypes) each(s->torch_from_dlpack)
+            each(s->handle_type) each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error)     \
+                each(s->internal_error) each(s->file_error) each(s->attribute_error) each(s->dtypes)                   \
+                    each(s->torch_from_dlpack)
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     module_state *s = PyModule_GetState(module);

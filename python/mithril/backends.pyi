@@ -128,6 +128,8 @@ class TorchBackend(Backend):
             machine predicts it. The heaviest part is as light as it can be, and of such cuts the one with the least sum
             of squares is taken. Operators that the user placed stay. None: an operator runs where its inputs are.
             (parameters|operators|balanced)
+        use_module_hooks: bool = False: A hook may be set, which is called with each piece of a tensor before it goes
+            from device to device.
         trace_module_partitioning: bool = False: Keeps of each plan where its operators run, who says so, and what goes
             from device to device for them, for the backend's partition trace.
         threads: int | None = None: Threads of torch's own loops on each device; the machine's cores shared out among
@@ -147,6 +149,7 @@ class TorchBackend(Backend):
         pipeline_communication: bool = False,
         sequence_parallel: bool | None = None,
         partition_policy: str | None = None,
+        use_module_hooks: bool = False,
         trace_module_partitioning: bool = False,
         threads: int | None = None,
         site_packages: Sequence[Any] | None = None,

@@ -58,7 +58,7 @@ typedef struct {
 } mth__row_cut;
 /* The part of each item. The heaviest part is as light as it can be; of such cuts it is the most even one, that with
  * the least sum of squares; of several of those, the one that fills earlier parts. */
-void mth__cut_row(mth__arena *scratch, const mth__row_cut *, int *part_of);
+mth_status mth__cut_row(mth__arena *scratch, const mth__row_cut *, int *part_of);
 
 /* What outputs and options refer to by name. Inputs that several placements read have one name: from first_input, by
    number of the name, along next_input, to -1. */

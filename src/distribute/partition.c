@@ -216,7 +216,7 @@ static void set_places(const partitioning *pass, const int *device_of) {
     }
 }
 
-static void cut(partitioning *pass, int items) {
+static mth_status cut(partitioning *pass, int items) {
     mth__arena *scratch = pass->scratch;
     pass->things = NEW_ARRAY(scratch, struct things, pass->modules);
     if (pass->policy == MTH__EQUAL_PARAMETERS) weigh_parameters(pass);
@@ -234,7 +234,7 @@ static void cut(partitioning *pass, int items) {
     int parts = pass->graph->mesh->count;
     if ((size_t)items == pass->modules && items < parts) parts = items; /* of even devices the first are enough */
     find_range(pass, parts, least, most);
-    mth__cut_row(scratch,
+    TRY(mth__cut_row(scratch,
         &(mth__row_cut){.items = items,
             .parts = parts,
             .thing = thing.at,
@@ -244,8 +244,9 @@ static void cut(partitioning *pass, int items) {
             .load = pass->load,
             .least = least,
             .most = most},
-        device_of);
+        device_of));
     set_places(pass, device_of);
+    return NULL;
 }
 
 /* As an earlier plan has it, whose modules are the same. */
@@ -269,7 +270,7 @@ mth_status mth__partition(mth__graph *graph, const mth__distribute_options *opti
     if (options->fixed_place)
         take_over(&pass, options->fixed_place);
     else if (items)
-        cut(&pass, items);
+        TRY(cut(&pass, items));
     for (size_t i = 0; i < graph->node.n; i++)
         if (!graph->node.at[i]->on && pass.module_of[i] >= 0)
             graph->node.at[i]->on = graph->module_place.at[pass.module_of[i]].on;

@@ -1,6 +1,7 @@
 /* A row of items is cut in pieces. First the least weight that no part has to exceed is found: whether a weight will do
  * is seen by filling one part after the other, and weights are whole numbers, so halving finds it. Then, among the cuts
  * that keep to it, the most even one is found by dynamic programming over the pieces that are light enough. */
+#include "base/stop.h"
 #include "distribute/decide.h"
 #include <math.h>
 
@@ -104,7 +105,7 @@ static void end_pieces(const mth__row_cut *cut, const int *next, int64_t most, i
     }
 }
 
-void mth__cut_row(mth__arena *scratch, const mth__row_cut *cut, int *part_of) {
+mth_status mth__cut_row(mth__arena *scratch, const mth__row_cut *cut, int *part_of) {
     const int64_t most = least_weight(scratch, cut);
     const int *next = next_items(scratch, cut);
     best_cut *best = NEW_ARRAY(scratch, best_cut, (size_t)(cut->items + 1) * (size_t)(cut->parts + 1));
@@ -112,10 +113,12 @@ void mth__cut_row(mth__arena *scratch, const mth__row_cut *cut, int *part_of) {
         for (int parts = 0; parts <= cut->parts; parts++)
             *best_of(best, cut, end, parts) = (best_cut){end || parts ? (double)INFINITY : 0, end};
         end_pieces(cut, next, most, end, best);
+        TRY(mth__stop_check()); /* of thousands of items each step takes long */
     }
     for (int part = cut->parts - 1, end = cut->items; part >= 0; part--) {
         const int begin = best_of(best, cut, end, part + 1)->begin;
         for (int item = begin; item < end; item++) part_of[item] = part;
         end = begin;
     }
+    return NULL;
 }

@@ -89,7 +89,7 @@ static mth_status compare(void *context) {
     value_of_cut best;
     bool found = false;
     try_all(cut, 0, tried, &best, &found);
-    mth__cut_row(arena, cut, part_of);
+    TRY(mth__cut_row(arena, cut, part_of));
     for (int item = 0; item < cut->items; item++) {
         CHECK(part_of[item] >= cut->least[item] && part_of[item] <= cut->most[item]);
         CHECK(item == 0 || part_of[item] >= part_of[item - 1]);
@@ -119,12 +119,12 @@ static mth_status long_rows(void *unused) {
     int64_t *weight = NEW_ARRAY(arena, int64_t, MANY), *load = NEW_ARRAY(arena, int64_t, DEVICES);
     const mth__row_cut cut = {MANY, DEVICES, thing, begin, MANY, weight, load, least, most};
     for (int k = 0; k < MANY; k++) thing[k] = k, begin[k + 1] = k + 1, most[k] = DEVICES - 1, weight[k] = 1 << 20;
-    mth__cut_row(arena, &cut, part_of);
+    TRY(mth__cut_row(arena, &cut, part_of));
     int count[DEVICES] = {0};
     for (int k = 0; k < MANY; k++) count[part_of[k]]++;
     for (int d = 0; d < DEVICES; d++) CHECK(count[d] == (d < 8 ? 63 : 62)); /* 1000 = 8 * 63 + 8 * 62 */
     weight[0] = (int64_t)1 << 40;
-    mth__cut_row(arena, &cut, part_of);
+    TRY(mth__cut_row(arena, &cut, part_of));
     for (int d = 0; d < DEVICES; d++) count[d] = 0;
     for (int k = 0; k < MANY; k++) count[part_of[k]]++;
     for (int d = 0; d < DEVICES; d++) CHECK(count[d] == (d == 0 ? 1 : d <= 9 ? 67 : 66)); /* 999 = 9 * 67 + 6 * 66 */
