@@ -1,4 +1,4 @@
-"""Fixtures of several files. A test runs on CBackend, unless it says otherwise by support.both_engines."""
+"""Fixtures of several files. A test runs on CBackend, unless it says otherwise by support.every_engine."""
 
 import functools
 
@@ -7,7 +7,7 @@ import pytest
 import mithril as ml
 import support
 from mithril import MithrilError
-from mithril.backends import CBackend, JaxBackend, ReferenceBackend
+from mithril.backends import CBackend, JaxBackend, ReferenceBackend, TorchBackend
 
 
 @functools.cache
@@ -20,12 +20,27 @@ def missing():
     return None
 
 
+@functools.cache
+def no_torch():
+    """Why there is no TorchBackend here; None: there is one."""
+    try:
+        TorchBackend(device_mesh=(1,))
+    except MithrilError as error:
+        return str(error)
+    return None
+
+
+ENGINES = {"native": CBackend, "xla": JaxBackend, "torch": TorchBackend, "reference": ReferenceBackend}
+
+
 @pytest.fixture(autouse=True)
 def engine(request):
     name = getattr(request, "param", "native")
     if name == "xla" and missing():
         pytest.skip(f"no XLA: {missing()}")
-    support.engine = {"native": CBackend, "xla": JaxBackend, "reference": ReferenceBackend}[name]
+    if name == "torch" and no_torch():
+        pytest.skip(f"no torch: {no_torch()}")
+    support.engine = ENGINES[name]
     yield support.engine
     support.engine = CBackend
 

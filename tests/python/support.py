@@ -19,7 +19,8 @@ engine = CBackend
 """The class of backends that `on` and compile_on make; conftest.py sets it."""
 HANGS = 600
 """Seconds after which a test says that what it waits for hangs: far more than it takes where others compute too."""
-both_engines = pytest.mark.parametrize("engine", ["native", "xla"], indirect=True)
+engines_of_arrays = pytest.mark.parametrize("engine", ["native", "xla"], indirect=True)  # of mithril.Array alone
+every_engine = pytest.mark.parametrize("engine", ["native", "xla", "torch"], indirect=True)
 
 
 def on(mesh, **options):
@@ -32,6 +33,8 @@ def few(cases, step):
 
 
 def f64(a):
+    if hasattr(a, "detach"):  # a tensor of torch, of which NumPy knows no bfloat16
+        a = a.detach().double()
     return np.asarray(a, dtype=np.float64)
 
 

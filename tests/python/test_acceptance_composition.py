@@ -6,7 +6,7 @@ import pytest
 
 import mithril as ml
 from acceptance_support import devices, linear, model_of, on, shifted
-from support import both_engines, close, f64, layer_norm, random, relu, softmax
+from support import every_engine, close, f64, layer_norm, random, relu, softmax
 
 
 def evaluate(model, inputs, mesh=(1,)):
@@ -15,7 +15,7 @@ def evaluate(model, inputs, mesh=(1,)):
     return compiled, params, compiled.evaluate(params, inputs)
 
 
-@both_engines
+@every_engine
 def test_runs_where_the_last_listed_input_lives():
     model = model_of(
         ml.Linear(5, device_id=0)(input="x", output="a"),
@@ -51,7 +51,7 @@ def test_without_annotations_all_devices_hold_all():
     assert list(params) == ["linear_0.weight", "linear_0.bias", "linear_1.weight", "linear_1.bias"]
 
 
-@both_engines
+@every_engine
 def test_several_inputs_and_outputs():
     model = model_of(
         ml.Split(parts=3, axis=1)(input="x", output0="a", output1="b", output2="c"),
@@ -144,7 +144,7 @@ def test_parameters_stand_as_composed():
     close(values["y"], linear(params, "linear_0", linear(params, "linear_1", f64(random(2, 5)))))
 
 
-@both_engines
+@every_engine
 def test_an_uncalled_submodel_finds_its_names():
     inner = model_of(ml.Add()(inputs=["h", "x"], output="t"))
     model = model_of(ml.Linear(3)(input="x", output="h"), inner, ml.Relu()(input="t", output="y"))
@@ -196,7 +196,7 @@ def test_the_other_spelling():
     )
 
 
-@both_engines
+@every_engine
 def test_one_value_twice():
     """Both inputs of an operator, and an output that is also read."""
     model = model_of(

@@ -9,7 +9,7 @@ import pytest
 
 import mithril as ml
 from acceptance_support import devices, model_of, on, shifted
-from support import both_engines, close, f64, few, random, rotary, softmax
+from support import every_engine, close, f64, few, random, rotary, softmax
 
 MESHES = [(1,), (3,), (4,), (2, 2)]
 
@@ -20,7 +20,7 @@ def table_specs(mesh):
     )
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_embedding(mesh):
     """A vocabulary of 10 over devices that don't divide it; a token that stands several times; ids of both kinds; ids
@@ -39,7 +39,7 @@ def test_embedding(mesh):
         close(gradients["embedding_0.weight"], want)
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 @pytest.mark.parametrize(
     "kind, options",
@@ -83,7 +83,7 @@ def test_positions(mesh, kind, options):
         close(gradients["x"], seed)
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_cross_entropy(mesh, reduction):
@@ -111,7 +111,7 @@ def test_cross_entropy(mesh, reduction):
         close(gradients["x"], (slope @ weight.T).reshape(*lead, 4), 1e-4)
 
 
-@both_engines
+@every_engine
 def test_dropout_is_the_same_on_any_mesh():
     x, first = np.ones((40, 9), np.float32), None
     for mesh in [(1,), (2,), (3,), (2, 2)]:
@@ -134,7 +134,7 @@ def test_dropout_is_the_same_on_any_mesh():
     assert not np.array_equal(np.asarray(both["a"]), np.asarray(both["b"]))
 
 
-@both_engines
+@every_engine
 def test_heads_stay_whole():
     """Six heads over four devices: 2, 2, 2 and none; three groups of keys: 1, 1, 1 and none."""
     compiled = ml.compile(model_of(ml.MultiHeadAttention(6, 4, 3, tensor_axis=0)(input="x", output="y")), on(4))
@@ -178,7 +178,7 @@ def test_where_experts_are():
     assert sorted(sum(spread, [])) == list(range(6))
 
 
-@both_engines
+@every_engine
 def test_a_device_without_tokens():
     """All tokens want the experts 1 and 2: the others' gradients are zero, and nothing hangs."""
     for shard in ({}, {"input_shard_specs": {"x": (0, None)}}):

@@ -8,7 +8,7 @@ import pytest
 
 import mithril as ml
 from acceptance_support import devices, linear, model_of, on, same, shifted
-from support import both_engines, close, f64, few, random, relu
+from support import every_engine, close, f64, few, random, relu
 
 SCHEDULES = ("gpipe", "1f1b")
 
@@ -46,7 +46,7 @@ def test_devices(widths, schedule):
                 assert devices(fresh[f"pipeline_0.stage_{s}.linear_0.weight"]) == [want]
 
 
-@both_engines
+@every_engine
 def test_batches_of_any_size():
     """One compiled model, batches that divide, don't, and are smaller than a microbatch."""
     model = pipeline([stage(0, 4), stage(1, 3)], True, device_assignment=[1, 0], microbatch_size=4, schedule="1f1b")
@@ -61,7 +61,7 @@ def test_batches_of_any_size():
         close(gradients["pipeline_0.stage_1.linear_0.weight"], h.T @ (z > 0))
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("spec", [(0, None), (None, 0)], ids=str)
 def test_lists_of_devices(spec, schedule):
@@ -82,7 +82,7 @@ def test_lists_of_devices(spec, schedule):
             assert devices(fresh[f"pipeline_0.stage_{s}.linear_0.weight"]) == sorted(group)
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh, axis", [((2, 2), 0), ((2, 2), 1), ((3, 2), 1), ((2, 3, 2), 2), ((2, 3, 2), 1)], ids=str)
 def test_along_an_axis(mesh, axis):
     """Stages along one axis, their weights split over the others, and the batch too."""
@@ -102,7 +102,7 @@ def test_along_an_axis(mesh, axis):
         )
 
 
-@both_engines
+@every_engine
 def test_the_mesh_of_a_stage():
     """device_mesh inside of a stage is the stage's; a stage of several layers."""
 
@@ -123,7 +123,7 @@ def test_the_mesh_of_a_stage():
         ml.compile(wrong, on(5))
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_skip_connections_by_name(schedule):
     """One output goes to the next stage and to the last."""
@@ -140,7 +140,7 @@ def test_skip_connections_by_name(schedule):
     same(build, (4,), {"x": random(5, 3)})
 
 
-@both_engines
+@every_engine
 def test_inputs_by_keyword():
     """A value from outside for the second stage: one that is cut with the batch, and one that is not."""
 
@@ -164,7 +164,7 @@ def test_inputs_by_keyword():
     same(build, (2,), {"x": random(5, 3), "c0": random(5, 2), "v": random(4)})
 
 
-@both_engines
+@every_engine
 def test_further_outputs():
     """Of several outputs of a stage, the next takes the one that it names; the others are ports of the Pipeline."""
 
@@ -189,7 +189,7 @@ LOSSES = [
 ]
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("loss, targets", LOSSES)
 def test_losses_in_the_last_stage(loss, targets):
     """Weighted by the size of the microbatch: results are those of the whole batch."""
@@ -243,7 +243,7 @@ def test_what_cannot_be_accumulated_is_refused(blocks, operator):
     )
 
 
-@both_engines
+@every_engine
 def test_between_other_operators():
     """Ids outside, a loss behind, two pipelines after one another with their own microbatches."""
 
@@ -267,7 +267,7 @@ def test_between_other_operators():
     same(build, (4,), {"ids": draw.integers(0, 11, (5, 3)), "t": draw.integers(0, 11, (5, 3))})
 
 
-@both_engines
+@every_engine
 def test_transformer_stages():
     def block(axis):
         return model_of(
@@ -298,7 +298,7 @@ def test_transformer_stages():
         same(build, mesh, {"x": random(5, 3, 6)})
 
 
-@both_engines
+@every_engine
 def test_experts_and_dropout_in_stages():
     def build(parallel):
         stages = [

@@ -14,7 +14,7 @@ import pytest
 
 import mithril as ml
 from acceptance_support import linear, model_of, on, shifted
-from support import HANGS, both_engines, close, f64, random
+from support import HANGS, engines_of_arrays, every_engine, close, f64, random
 
 
 def mlp(mesh, **options):
@@ -58,7 +58,7 @@ def forms(x, backend):
     ]
 
 
-@both_engines
+@every_engine
 def test_every_kind_of_array():
     """As an input, as a parameter and as the gradient of an output, mixed."""
     compiled = ml.compile(model_of(ml.Linear(5, weight_shard_spec=(0, None))(input="x", output="y")), on(3))
@@ -75,7 +75,7 @@ def test_every_kind_of_array():
         close(gradients["x"], slope, rough)
 
 
-@both_engines
+@every_engine
 def test_scalars():
     compiled = ml.compile(
         model_of(ml.Multiply()(inputs=["x", "s"], output="m"), ml.Sum()(input="m", output="y")), on(2)
@@ -87,7 +87,7 @@ def test_scalars():
         close(gradients["s"], random(3, 4).sum(dtype=np.float64))
 
 
-@both_engines
+@engines_of_arrays
 def test_arrays_out():
     backend, x = on(2, 2), random(4, 6)
     for dtype in ("float32", "float64", "int32", "int64", "bool"):
@@ -109,7 +109,7 @@ def test_arrays_out():
     assert np.array_equal(kept, x)  # outlives its array
 
 
-@both_engines
+@every_engine
 def test_wrong_kinds_of_arrays():
     compiled = ml.compile(model_of(ml.Linear(5)(input="x", output="y")), on(3))
     params = compiled.get_parameters({"x": random(4, 6)})
@@ -145,7 +145,7 @@ def test_wrong_kinds_of_arrays():
 
 
 # ---------------------------------------------------------------- gradients on request
-@both_engines
+@every_engine
 def test_requests_for_gradients():
     compiled = ml.compile(model_of(ml.Linear(5)(input="x", output="y"), ml.Linear(3)(input="x", output="z")), on(2))
     x, seed = {"x": random(4, 6)}, np.ones((4, 5))

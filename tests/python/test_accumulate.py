@@ -7,7 +7,7 @@ import pytest
 
 import mithril as ml
 from mithril.backends import CBackend, JaxBackend, ReferenceBackend
-from support import both_engines, close, few, on, random
+from support import every_engine, close, few, on, random
 
 WIDTH = 16
 ROWS = 16  # of a batch
@@ -62,7 +62,7 @@ def test_activations_do_not_grow_with_microbatches(name, backend, request):
     assert max(bytes_of.values()) == bytes_of[1], bytes_of
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("name", STAGES)
 def test_gradients_are_those_of_the_whole_batch(name):
     inputs, seed = batch(name), {"y": random(ROWS, 6, 8, seed=1)}
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_the_whole_batch(name):
         assert all((np.asarray(again[p]) == np.asarray(gradients[p])).all() for p in wanted)
 
 
-@both_engines
+@every_engine
 def test_data_and_tensor_parallel_stages():
     """Terms of a sum that are parts or partial sums: added up as they are, and reduced once, behind the last one."""
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import mithril as ml
-from support import both_engines, close, f64, layer_norm, linear, moe, on, relu, shaken
+from support import every_engine, close, f64, layer_norm, linear, moe, on, relu, shaken
 
-pytestmark = both_engines
+pytestmark = every_engine
 
 CHAIN = """
 model = ml.Model()

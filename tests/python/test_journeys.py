@@ -11,7 +11,7 @@ import mithril as ml
 import numpy as np
 import pytest
 from mithril.backends import CBackend
-from support import both_engines, on
+from support import every_engine, on
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden" / "plans"
 
@@ -171,7 +171,7 @@ def run(make, mesh, backend_options, options, given, gradients):
     }, compiled.program_text()
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("name", JOURNEYS)
 def test_journey(name, engine):
     make, plain, mesh, backend_options, options, given, gradients = JOURNEYS[name]

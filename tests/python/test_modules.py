@@ -5,7 +5,7 @@ import pytest
 
 import mithril as ml
 from support import (
-    both_engines,
+    every_engine,
     ACTIVATIONS,
     attention,
     check_against,
@@ -279,7 +279,7 @@ for reduction, function in (("mean", np.mean), ("sum", np.sum), ("none", lambda 
     )
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("mesh", [(1,), (3,)], ids=str)
 def test_module(name, mesh):
@@ -316,7 +316,7 @@ def test_no_warning_where_nothing_is_wrong():
         ml.MoE(4, 8, top_k=1)
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("distribution", ["one_per_device", "round_robin"])
 def test_probabilities_of_split_experts(distribution):
     module = ml.MoE(5, 8, top_k=2, router_softmax="before", expert_distribution=distribution)
@@ -329,7 +329,7 @@ def test_probabilities_of_split_experts(distribution):
 MASK = np.array([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]])
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh", [(1,), (3,)], ids=str)
 def test_masks_of_numbers(mesh):
     """A floating mask holds 0 and 1, and is one of booleans; whatever else it holds is an error of the run, wherever it
@@ -367,7 +367,7 @@ def test_masks_of_numbers(mesh):
 
 
 # ---------------------------------------------------------------- Dropout
-@both_engines
+@every_engine
 def test_dropout():
     x = random(200, 300)
     model = one_block(ml.Dropout(0.25, seed=5), **UNARY)
@@ -413,7 +413,7 @@ def test_same_seed_same_weights():
 
 
 # ---------------------------------------------------------------- torch
-@both_engines
+@every_engine
 def test_transformer_against_torch():
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
     block = ml.Model()

@@ -11,7 +11,7 @@ import pytest
 import mithril as ml
 from error_cases_run import write_safetensors
 from mithril.backends import CBackend, JaxBackend
-from support import both_engines, close, compile_on, few, random, shaken
+from support import every_engine, close, compile_on, few, random, shaken
 
 VOCABULARY, WIDTH = 11, 6
 IDS = np.array([[1, 4, 4, 0, 9], [2, 10, 3, 3, 7], [5, 6, 8, 1, 0]], np.int32)
@@ -71,7 +71,7 @@ def check(compiled, inputs=INPUTS, rename=None):
             close(gradients[name], slopes[rename.get(name, name)], 1e-4)
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh", MESHES)
 def test_an_intermediate_and_the_loss(mesh, engine):
     """By compile's option and by the model's own word; both gradients at once add up."""
@@ -82,7 +82,7 @@ def test_an_intermediate_and_the_loss(mesh, engine):
         check(compiled)
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh", [(4,), (2, 2)])
 def test_specs_of_outputs_that_are_read(mesh, engine):
     """Logits that are split over the vocabulary stay where they are made."""
@@ -105,7 +105,7 @@ def test_by_the_partitioner_of_xla(mesh):
     check(ml.compile(head(), backend, outputs=["logits"]), {"ids": IDS})
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh, size", [((2,), 1), ((2,), 2), ((3,), 3)])
 def test_of_stages(mesh, size, engine):
     """A connection within a stage is a port of the Pipeline where the stage exposes it; so is an output that the next
@@ -172,7 +172,7 @@ def test_a_chain_takes_the_last_output_not_an_exposed_one():
     assert model.outputs == ["h", "z"]
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3, 1), (1,) * 8])
 def test_identity(dtype, shape, engine):

@@ -11,7 +11,7 @@ import pytest
 import mithril as ml
 from acceptance_support import model_of, same
 from mithril.backends import CBackend
-from support import both_engines, few, random
+from support import every_engine, few, random
 
 SOAK = int(os.environ.get("MITHRIL_SOAK", "0"))
 SEEDS = range(10**6, 10**6 + SOAK) if SOAK else range(160)
@@ -220,7 +220,7 @@ def random_options(draw):
     return options
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("part", range(0, len(SEEDS), 40))
 def test_towers(engine, part):
     scattered, seeds = 0, few(SEEDS[part : part + 40], 10)

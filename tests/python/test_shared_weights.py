@@ -10,7 +10,7 @@ import pytest
 
 import mithril as ml
 from mithril.backends import CBackend, JaxBackend
-from support import both_engines, close, compile_on, few, random, shaken
+from support import every_engine, close, compile_on, few, random, shaken
 
 VOCABULARY, WIDTH = 11, 6
 IDS = np.array([[1, 4, 4, 0, 9], [2, 10, 3, 3, 7], [5, 6, 8, 1, 0], [7, 7, 2, 9, 10]], np.int32)
@@ -59,7 +59,7 @@ def check(compiled, prefix=lambda name: name):
     return compiled
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh", [(1,), (3,), (4,), (2, 2)])
 def test_a_tied_head(mesh, engine):
     check(compile_on(mesh, tied(ml.Model())))
@@ -68,7 +68,7 @@ def test_a_tied_head(mesh, engine):
         check(compile_on(mesh, tied(ml.Model(), **split)))
 
 
-@both_engines
+@every_engine
 def test_vocabulary_parallel(engine):
     """The table split by rows: logits split over the vocabulary, and a loss that gathers none of them."""
     compiled = check(compile_on((4,), tied(ml.Model(), tensor_axis=0)))
@@ -90,7 +90,7 @@ def in_stages(name):
     return f"p.stage_{int(name.startswith('mid'))}.{name}"
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("assignment", [[0, 1, 0], [0, 1, 2], [1, 0, 1]])
 def test_stages(assignment, engine):
     for size, schedule in few([(4, "gpipe"), (1, "gpipe"), (1, "1f1b"), (3, "1f1b")], 3):
@@ -257,7 +257,7 @@ def test_stages_with_options_of_the_planner(option):
     assert len(between) == 2 and all("all_gather" in x or "reduce_scatter" in x for x in lines if x not in between)
 
 
-@both_engines
+@every_engine
 def test_devices_of_their_own(engine):
     model = ml.Model()
     model |= ml.Embedding(VOCABULARY, WIDTH, name="embed", device_id=1)(input="ids", output="words")
@@ -295,7 +295,7 @@ def test_the_owner_may_come_later_and_lie_across():
     assert np.array_equal(np.asarray(fresh), np.asarray(drawn))  # it starts as it would alone
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("mesh", [(1,), (3,), (2, 2)])
 def test_one_object_is_one_set_of_weights(mesh, engine):
     linear = ml.Linear(5, name="twice")
@@ -318,7 +318,7 @@ def test_one_object_is_one_set_of_weights(mesh, engine):
     close(gradients["twice.bias"], d.sum(0) + dh.sum(0), 1e-4)
 
 
-@both_engines
+@every_engine
 @pytest.mark.parametrize("assignment", [[0, 0], [0, 1]])
 def test_one_model_object_as_two_stages(assignment, engine):
     """And a copy of it has weights of its own."""

@@ -15,7 +15,7 @@ import pytest
 
 import mithril as ml
 from mithril.backends import CBackend, ReferenceBackend
-from support import HANGS, both_engines, check_that_signals_end, compile_on, in_child, one_block, random
+from support import HANGS, every_engine, check_that_signals_end, compile_on, in_child, one_block, random
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def strike_often(seen, count, pause):
     return thread
 
 
-@both_engines
+@every_engine
 def test_a_handler_that_returns(engine, sigint):
     """No run is lost, in the main thread or in another, however often signals come."""
     compiled, params, x, want = shared_model()
@@ -95,7 +95,7 @@ def test_a_handler_that_returns(engine, sigint):
     assert len(seen) >= 50
 
 
-@both_engines
+@every_engine
 def test_a_handler_that_evaluates(engine, sigint):
     compiled, params, x, want = shared_model()
     seen = []
@@ -107,7 +107,7 @@ def test_a_handler_that_evaluates(engine, sigint):
     assert len(seen) >= 4 and all(seen)
 
 
-@both_engines
+@every_engine
 def test_a_handler_that_raises(engine, sigint):
     """What it raises comes out of the main thread's call, and of no other's; the next call is right."""
     compiled, params, x, want = shared_model()
@@ -279,7 +279,7 @@ def load(array, k):
     return float(np.asarray(array)[k].sum())
 
 
-@both_engines
+@every_engine
 def test_children_that_read_arrays(engine):
     """As a loader of data does: the parent trains, its forked children read what it made."""
     compiled, params, x, want = shared_model(128, 64)
