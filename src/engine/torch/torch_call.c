@@ -89,7 +89,7 @@ static bool wrap(mth__torch_call *call, mth__torch_value value, mth__torch_value
     return true;
 }
 
-static bool list(mth__torch_call *call, const mth__torch_argument *argument, bool optional, mth__torch_value *out) {
+static bool list(mth__torch_call *call, const mth__torch_argument *argument, mth__torch_value *out) {
     const mth__torch_library *library = call->library;
     void *made = NULL;
     if (library->torch_new_list_reserve_size((size_t)argument->count, &made)) return false;
@@ -98,9 +98,8 @@ static bool list(mth__torch_call *call, const mth__torch_argument *argument, boo
         bool good = true;
         if (argument->kind == 'L')
             item = (mth__torch_value)argument->integers[i];
-        else if (argument->tensors[i] || !optional)
+        else
             good = new_handle(call, argument->tensors[i], &item);
-        if (good && optional && item) good = wrap(call, item, &item);
         if (good && library->torch_list_push_back(made, item) == 0) continue;
         library->torch_delete_list(made);
         return false;
@@ -120,9 +119,9 @@ static bool convert(mth__torch_call *call, char kind, const mth__torch_argument 
     case 'T':
         if (!new_handle(call, argument->tensor, out)) return false;
         break;
-    case 'N': return list(call, argument, optional, out);
+    case 'N': return list(call, argument, out);
     case 'L':
-        if (!list(call, argument, false, out)) return false;
+        if (!list(call, argument, out)) return false;
         break;
     case 'D': *out = (mth__torch_value)(int64_t)call->library->dtype[argument->integer]; break;
     case 'R': memcpy(out, &argument->real, sizeof argument->real); break;
@@ -132,9 +131,8 @@ static bool convert(mth__torch_call *call, char kind, const mth__torch_argument 
 }
 
 /* ---------------------------------------------------------------- calls */
-enum { MOST_ARGUMENTS = 16 };
 static bool dispatch(mth__torch_call *call, enum mth__aten id, int count, const mth__torch_argument *argument,
-    mth__torch_value stack[MOST_ARGUMENTS]) {
+    mth__torch_value stack[MTH__TORCH_ARGUMENTS]) {
     const mth__torch_operator *operator= & mth__torch_operators[id];
     if (call->status) return false;
     const int wanted = (int)strlen(operator->arguments);
@@ -154,10 +152,10 @@ static bool dispatch(mth__torch_call *call, enum mth__aten id, int count, const 
 }
 
 mth__tensor mth__torch_aten(mth__torch_call *call, enum mth__aten id, int count, const mth__torch_argument *argument) {
-    mth__torch_value stack[MOST_ARGUMENTS];
+    mth__torch_value stack[MTH__TORCH_ARGUMENTS];
     if (!dispatch(call, id, count, argument, stack)) return NULL;
     const int results = mth__torch_operators[id].results;
-    mth__tensor first = results ? (mth__tensor)(uintptr_t)stack[0] : NULL;
+    mth__tensor first = (mth__tensor)(uintptr_t)stack[0];
     for (int k = 1; k < results; k++) {
         mth__tensor other = (mth__tensor)(uintptr_t)stack[k];
         mth__torch_free(call->library, &other);
@@ -171,7 +169,7 @@ mth__tensor mth__torch_aten(mth__torch_call *call, enum mth__aten id, int count,
 
 void mth__torch_aten_all(
     mth__torch_call *call, enum mth__aten id, int count, const mth__torch_argument *argument, mth__tensor *results) {
-    mth__torch_value stack[MOST_ARGUMENTS];
+    mth__torch_value stack[MTH__TORCH_ARGUMENTS];
     const int n = mth__torch_operators[id].results;
     for (int k = 0; k < n; k++) results[k] = NULL;
     if (!dispatch(call, id, count, argument, stack)) return;

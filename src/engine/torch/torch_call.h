@@ -45,9 +45,9 @@ typedef struct {
 #define BOOL(value) ((mth__torch_argument){.kind = 'B', .integer = (value)})
 #define INTEGERS(at, n) ((mth__torch_argument){.kind = 'L', .count = (n), .integers = (at)})
 #define DIMENSION(d) INTEGERS((const int64_t[]){(d)}, 1)
-#define TENSORS(at, n) ((mth__torch_argument){.kind = 'N', .count = (n), .tensors = (at)}) /* NULL items: None */
-#define DTYPE(dtype) ((mth__torch_argument){.kind = 'D', .integer = (dtype)})              /* an mth_dtype */
-#define DENSE ((mth__torch_argument){.kind = 'M'})                                         /* row by row */
+#define TENSORS(at, n) ((mth__torch_argument){.kind = 'N', .count = (n), .tensors = (at)})
+#define DTYPE(dtype) ((mth__torch_argument){.kind = 'D', .integer = (dtype)}) /* an mth_dtype */
+#define DENSE ((mth__torch_argument){.kind = 'M'})                            /* row by row */
 #define NONE ((mth__torch_argument){0})
 
 typedef struct mth__torch_device mth__torch_device; /* torch_run.h */

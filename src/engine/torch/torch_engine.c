@@ -30,16 +30,10 @@ static mth_status open_body(void *context) {
     return status;
 }
 
-/* Each thread has a team of its own for torch's loops, of all cores unless told otherwise, and records gradients. */
 static void begin_thread(void *context, int device) {
     const mth__engine *engine = context;
-    const mth__torch_library *library = engine->library;
-    uint32_t teams;
     (void)device;
-    library->aoti_torch_grad_mode_set_enabled(false);
-    library->torch_get_num_threads(&teams); /* makes torch set its own default, which would undo ours later */
-    if (library->omp_set_num_threads) library->omp_set_num_threads(engine->threads);
-    if (library->MKL_Set_Num_Threads_Local) library->MKL_Set_Num_Threads_Local(engine->threads);
+    mth__torch_begin_thread(engine->library, engine->threads);
 }
 
 static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out) {

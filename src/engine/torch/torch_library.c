@@ -2,6 +2,7 @@
 #include "base/fork.h"
 #include "base/number.h"
 #include "base/packages.h"
+#include "engine/crew.h"
 #include "engine/torch/torch_trial.h"
 #include <dlfcn.h>
 #include <errno.h>
@@ -11,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OLDEST = 210, NEWEST_KNOWN = 213, VERSIONS = 8 };
+enum { VERSIONS = 8 };
 
 /* Where each function lies in mth__torch_library. */
 static const struct {
@@ -34,10 +35,14 @@ static const struct {
 
 /* One entry for each release that is seen: what tests pretend, and what is there. Filled under the lock, then
    unchanging. */
+typedef struct {
+    int version; /* 0: as it is */
+    bool hides;  /* the direct functions */
+} pretence;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static mth__torch_library opened[VERSIONS];
-static int pretended[VERSIONS], openings;
-static int pretend;
+static pretence pretended[VERSIONS], pretend;
+static int openings;
 static mth__fork_watch watch;
 
 static void around_fork(void *nothing, mth__fork_moment moment) {
@@ -46,9 +51,9 @@ static void around_fork(void *nothing, mth__fork_moment moment) {
 }
 static void watch_forks(void) { mth__fork_watch_add(&watch, around_fork, NULL); }
 
-void mth__torch_library_pretend(int version) {
+void mth__torch_library_pretend(int version, bool hides) {
     pthread_mutex_lock(&lock);
-    pretend = version;
+    pretend = (pretence){version, hides};
     pthread_mutex_unlock(&lock);
 }
 
@@ -89,7 +94,7 @@ static mth_status too_old(const mth__torch_library *library) {
         F("pip install --upgrade \"mithril-parallel[torch]\""));
 }
 
-static mth_status find_symbols(void *handle, mth__torch_library *library, int most) {
+static mth_status find_symbols(void *handle, mth__torch_library *library, pretence as) {
     Dl_info info;
     *(void **)&library->aoti_torch_abi_version = dlsym(handle, "aoti_torch_abi_version");
     void *(*any)(void) = NULL;
@@ -97,13 +102,12 @@ static mth_status find_symbols(void *handle, mth__torch_library *library, int mo
                                                      : dlsym(handle, "aoti_torch_delete_tensor_object");
     library->path = any && dladdr(*(void **)&any, &info) && info.dli_fname ? info.dli_fname : "libtorch.so";
     if (!library->aoti_torch_abi_version) return too_old(library);
-    library->abi = library->aoti_torch_abi_version();
-    library->version = (int)(library->abi >> 56) * 100 + (int)(library->abi >> 48 & 255);
-    if (most && most < library->version) {
-        library->version = most;
-        library->abi = (uint64_t)(most / 100) << 56 | (uint64_t)(most % 100) << 48;
-    }
-    if (library->version < OLDEST) return too_old(library);
+    const uint64_t is = library->aoti_torch_abi_version();
+    library->version = (int)(is >> 56) * 100 + (int)(is >> 48 & 255);
+    if (as.version && as.version < library->version) library->version = as.version;
+    const int known = library->version < MTH__TORCH_NEWEST ? library->version : MTH__TORCH_NEWEST;
+    library->abi = (uint64_t)(known / 100) << 56 | (uint64_t)(known % 100) << 48;
+    if (library->version < MTH__TORCH_OLDEST) return too_old(library);
     for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
         void *found = symbols[i].since > library->version ? NULL : dlsym(handle, symbols[i].name);
         memcpy((char *)library + symbols[i].offset, &found, sizeof found);
@@ -113,7 +117,7 @@ static mth_status find_symbols(void *handle, mth__torch_library *library, int mo
                 library->version % 100, library->path, symbols[i].name, symbols[i].since / 100, symbols[i].since % 100),
             F("install a release of torch from its own packages: pip install --force-reinstall torch"));
     }
-    for (size_t i = 0; i < sizeof direct / sizeof *direct; i++) {
+    for (size_t i = 0; !as.hides && i < sizeof direct / sizeof *direct; i++) {
         void *found = dlsym(handle, direct[i].mangled);
         memcpy((char *)library + direct[i].offset, &found, sizeof found);
     }
@@ -131,9 +135,43 @@ static void name_dtypes(mth__torch_library *library) {
     library->cpu = library->aoti_torch_device_type_cpu();
 }
 
+void mth__torch_begin_thread(const mth__torch_library *library, int threads) {
+    uint32_t teams;
+    library->aoti_torch_grad_mode_set_enabled(false);
+    library->torch_get_num_threads(&teams); /* makes torch set its own default, which would undo ours later */
+    if (library->omp_set_num_threads) library->omp_set_num_threads(threads);
+    if (library->MKL_Set_Num_Threads_Local) library->MKL_Set_Num_Threads_Local(threads);
+}
+
+/* ---------------------------------------------------------------- the trial */
+/* On a thread of its own: the caller's settings stay, and no team of threads is made for a few small tensors. */
+typedef struct {
+    mth__torch_library *library;
+    mth_status status;
+} trial_run;
+static void begin_trial(void *context, int device) {
+    const trial_run *run = context;
+    (void)device;
+    mth__torch_begin_thread(run->library, 1);
+}
+static void try_library(void *context, int device) {
+    trial_run *run = context;
+    (void)device;
+    run->status = mth__torch_try(run->library);
+}
+static mth_status try_apart(mth__torch_library *library) {
+    const int32_t device = 0;
+    trial_run run = {library, NULL};
+    mth__crew *crew;
+    TRY(mth__crew_new(1, begin_trial, &run, &crew));
+    mth_status status = mth__crew_run(crew, &device, 1, try_library, &run, NULL);
+    mth__crew_free(crew);
+    return status ? status : run.status;
+}
+
 static mth_status open_locked(const mth_arg *folders, const mth__torch_library **out) {
     for (int i = 0; i < openings; i++)
-        if (pretended[i] == pretend) {
+        if (pretended[i].version == pretend.version && pretended[i].hides == pretend.hides) {
             *out = &opened[i];
             return NULL;
         }
@@ -144,7 +182,7 @@ static mth_status open_locked(const mth_arg *folders, const mth__torch_library *
     *library = (mth__torch_library){0};
     TRY(find_symbols(handle, library, pretend));
     name_dtypes(library);
-    TRY(mth__torch_try(library));
+    TRY(try_apart(library));
     pretended[openings++] = pretend;
     *out = library;
     return NULL;

@@ -29,6 +29,9 @@ typedef struct {
     const char *text;
 } mth__torch_text;
 
+/* The releases that the table of operators is written for, as 100 * major + minor. */
+enum { MTH__TORCH_OLDEST = 210, MTH__TORCH_NEWEST = 213 };
+
 /* X(result, name, arguments, since): since is the release, as 100 * major + minor, from which the function must be
  * there; 0: it may be absent in any. Failing functions return 1 and keep a text (torch_exception_get_what). */
 #define MTH__TORCH_SYMBOLS(X)                                                                                          \
@@ -69,6 +72,7 @@ typedef struct {
     X(int32_t, aoti_torch_dtype_int32, (void), 210)                                                                    \
     X(int32_t, aoti_torch_dtype_int64, (void), 210)                                                                    \
     X(int32_t, aoti_torch_dtype_bool, (void), 210)                                                                     \
+    X(int32_t, aoti_torch_dtype_complex64, (void), 210)                                                                \
     X(int32_t, aoti_torch_dtype_uint8, (void), 210)                                                                    \
     X(int32_t, aoti_torch_device_type_cpu, (void), 210)                                                                \
     X(int32_t, aoti_torch_cpu_add_Tensor, (mth__tensor, mth__tensor, double, mth__tensor *), 210)                      \
@@ -101,9 +105,9 @@ typedef struct {
         (mth__tensor, mth__tensor, mth__torch_text, mth__tensor))
 
 typedef struct mth__torch_library {
-    const char *path; /* of the library, as the system knows it */
-    int version;      /* 100 * major + minor */
-    uint64_t abi;
+    const char *path;                /* of the library, as the system knows it */
+    int version;                     /* 100 * major + minor */
+    uint64_t abi;                    /* whose schemas calls are written for: the version, MTH__TORCH_NEWEST at most */
     int32_t dtype[MTH__DTYPE_COUNT]; /* by mth_dtype */
     int32_t cpu;                     /* the device type */
 #define X(result, name, arguments, since) result(*name) arguments;
@@ -118,10 +122,15 @@ typedef struct mth__torch_library {
 
 /* Opens libtorch, once a process. `folders`: of Python packages, as those of plugins (base/packages.h). The environment
  * variable MITHRIL_TORCH names a folder with libtorch.so, before all others. IO where there is none, UNSUPPORTED where
- * it is older than 2.10 or lacks a function of its release; the fixes say what to install. */
+ * it is older than 2.10, lacks a function of its release or has an operator that fails its trial (torch_trial.h); the
+ * fixes say what to install. */
 mth_status mth__torch_library_open(mth__arena *, const mth_arg *folders, const mth__torch_library **out);
-/* For tests: later openings see a torch of this release (213), without what came later; 0: as it is. */
-void mth__torch_library_pretend(int version);
+/* For tests: later openings see a torch of this release (213), without what came later; 0: as it is. `hides`: without
+ * the direct functions. */
+void mth__torch_library_pretend(int version, bool hides);
+/* Settings of the calling thread, which calls operators from then on. Each thread has a team of its own for torch's
+ * loops, of all cores unless told otherwise, and records gradients. */
+void mth__torch_begin_thread(const mth__torch_library *, int threads);
 /* The error of a function that returned 1: `doing` is "contract", "empty_strided". Out of memory is MEMORY. */
 mth_status mth__torch_error(const mth__torch_library *, const char *doing);
 #define TORCH_TRY(library, doing, call)                                                                                \
