@@ -5,6 +5,7 @@ import importlib
 import os
 import pathlib
 import sys
+from typing import Any
 
 from ._elsewhere import attribute_error
 from ._mithril import Backend, _backend_option_doc
@@ -69,6 +70,12 @@ class TorchBackend(Backend):
             importlib.import_module("torch")
         options.setdefault("site_packages", [pathlib.Path(folder) for folder in _folders(sys.path)])
         return super().__new__(cls, *args, **options)
+
+    @staticmethod
+    def _crossing_tensor(array: Any, dtype: str) -> Any:
+        """What hooks are given: a torch.Tensor, in the dtype of what crosses."""
+        torch = importlib.import_module("torch")
+        return torch.from_numpy(array).to(getattr(torch, dtype))
 
 
 class ReferenceBackend(Backend):

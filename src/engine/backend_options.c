@@ -138,7 +138,7 @@ static mth_status settle(mth_backend *backend, const mth_arg *ops) {
         return FAIL(MTH_ERROR_UNSUPPORTED,
             F("use_module_hooks: the %s engine can't say beforehand what goes from device to device",
                 backend->vtable->name),
-            F("leave use_module_hooks out, or use the reference engine"));
+            F("leave use_module_hooks out, or use the torch engine or the reference engine"));
     return NULL;
 }
 

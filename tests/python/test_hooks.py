@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mithril as ml
-from mithril.backends import CBackend, JaxBackend, ReferenceBackend
+from mithril.backends import CBackend, JaxBackend, ReferenceBackend, TorchBackend
 from support import close, random, shaken
 
 X = {"x": random(6, 8)}
@@ -162,6 +162,39 @@ def test_a_class_may_make_tensors_of_its_own():
     backend.register_hook(seen)
     compiled.evaluate(params, X)
     assert [tensor for tensor, *_ in seen] == [("float32", (6, 5)), ("float32", (6, 4))]
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_torch_tensors(gradients):
+    """On TorchBackend the same, as tensors of torch's; and exceptions, which come from threads of its devices."""
+    torch = pytest.importorskip("torch")
+    plain = Seen()
+    reference = hooked((3,))
+    reference.register_hook(plain)
+    compiled, params = compiled_chain(reference)
+    seed = ({"y": random(6, 4)},) if gradients else ()
+    compiled.evaluate(params, X, *seed)
+    backend = TorchBackend(device_mesh=(3,), use_module_hooks=True, trace_module_partitioning=True)
+    seen = Seen()
+    handle = backend.register_hook(seen)
+    compiled = ml.compile(chain(), backend)
+    compiled.evaluate(params, X, *seed)
+    assert [rest for _, *rest in seen] == [rest for _, *rest in plain] and len(seen) == (4 if gradients else 2)
+    for (tensor, *_), (array, *_) in zip(seen, plain):
+        assert isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32
+        close(tensor.numpy(), array)
+    rows = {row.operator: row for row in backend.partition_trace().rows}
+    assert [(c.from_device, c.to_device, c.bytes) for c in rows["linear_1"].forward] == [(0, 1, 6 * 5 * 4)]
+    handle.remove()
+
+    def fail(*_):
+        raise ZeroDivisionError("mine")
+
+    handle = backend.register_hook(fail)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        compiled.evaluate(params, X)
+    handle.remove()
+    compiled.evaluate(params, X)
 
 
 # ---------------------------------------------------------------- handles

@@ -155,6 +155,26 @@ static mth_status follow(const mth__executable *executable, const mth__walk_move
 static mth_status move_box(void *context, const mth__walk_move *move) { return follow(context, move, false); }
 static mth_status reduce_box(void *context, const mth__walk_move *move) { return follow(context, move, true); }
 
+static mth_status read_box(void *context, const mth__walk_move *move, void *data) {
+    const mth__executable *executable = context;
+    const mth__torch_library *library = executable->engine->library;
+    const mth__strided_copy *box = move->copy;
+    mth__tensor to = NULL, from = NULL;
+    mth__shape shape = {.rank = box->rank};
+    int64_t stride[MTH__RANK];
+    for (int d = 0; d < shape.rank; d++) shape.dim[d] = box->size[d];
+    mth__shape_strides(shape, stride);
+    mth_status status = view(executable, move->peer, move->from, box->from, box->from_stride, box, &from);
+    if (!status &&
+        (library->aoti_torch_create_tensor_from_blob(
+             data, shape.rank, shape.dim, stride, 0, library->dtype[move->channel->dtype], library->cpu, -1, &to) ||
+            library->aoti_torch_copy_(to, from, 0)))
+        status = mth__torch_error(library, "what a hook is given");
+    mth__torch_free(library, &to);
+    mth__torch_free(library, &from);
+    return status;
+}
+
 /* ---------------------------------------------------------------- entries and exits */
 static mth_status begin(mth__executable *executable, mth__buffer *const *entry) {
     const mth__program *program = executable->program;
@@ -218,7 +238,8 @@ static void end(mth__executable *executable) {
     }
 }
 
-static const mth__walk_calls calls = {.compute = compute, .copy = copy, .move = move_box, .reduce = reduce_box};
+static const mth__walk_calls calls = {
+    .compute = compute, .copy = copy, .move = move_box, .reduce = reduce_box, .read = read_box};
 
 mth_status mth__torch_run(
     mth__executable *executable, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
