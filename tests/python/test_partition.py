@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import mithril as ml
-from mithril.backends import CBackend, JaxBackend, ReferenceBackend
+from mithril.backends import CBackend, JaxBackend, ReferenceBackend, TorchBackend
 from support import close, random, shaken
 
+KINDS = [ReferenceBackend, CBackend, TorchBackend]
 POLICIES = ["parameters", "operators", "balanced"]
 WIDTHS = (40, 3, 96, 8, 8, 24, 1)
 
@@ -24,6 +25,8 @@ def chain(widths=WIDTHS, **placed):
 
 
 def compiled_for(model, mesh, policy, inputs, kind=ReferenceBackend, **options):
+    if kind is TorchBackend:
+        pytest.importorskip("torch")
     compiled = ml.compile(model, kind(device_mesh=mesh, partition_policy=policy, **options))
     compiled.get_parameters(inputs)
     return compiled
@@ -63,7 +66,7 @@ def bytes_of(widths, before):
 
 
 @pytest.mark.parametrize("mesh", [(1,), (2,), (3,), (4,), (2, 2), (20,)])
-@pytest.mark.parametrize("kind", [ReferenceBackend, CBackend])
+@pytest.mark.parametrize("kind", KINDS)
 def test_equal_parameters(mesh, kind):
     compiled = compiled_for(chain(), mesh, "parameters", {"x": random(5, 8)}, kind)
     devices = min(int(np.prod(mesh)), 7)
@@ -241,7 +244,7 @@ def shared_and_branched():
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mesh", [(2,), (3,), (4,), (2, 4), (9,)])
-@pytest.mark.parametrize("kind", [ReferenceBackend, CBackend])
+@pytest.mark.parametrize("kind", KINDS)
 def test_shared_weights_branches_and_losses(policy, mesh, kind):
     ids = np.random.default_rng(0).integers(0, 11, (3, 5)).astype(np.int32)
     single = ml.compile(shared_and_branched(), ReferenceBackend(device_mesh=(1,)))
