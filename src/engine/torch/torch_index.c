@@ -232,6 +232,7 @@ static void draw_mask(mth__torch_call *call) {
         mth__torch_fail(call, mth__torch_error(call->library, "dropout"));
     mth__torch_keep(call, 0, mask);
 }
+enum { DROPPED_AT_ONCE = 1 << 15 };
 void mth__torch_dropout(mth__torch_call *call) {
     const mth__torch_operand *x = call->in[0];
     const double rate = call->attrs->probability;
@@ -242,6 +243,16 @@ void mth__torch_dropout(mth__torch_call *call) {
     }
     if (!call->kept[0]) draw_mask(call);
     ATEN(call, mul_out, TENSOR(x->tensor), TENSOR(mth__torch_number(call, x->dtype, 1 / (1 - rate))), TENSOR(y));
-    mth__tensor kept = ATEN(call, to_dtype, TENSOR(call->kept[0]), DTYPE(x->dtype), BOOL(false), BOOL(false), NONE);
-    mth__torch_relu_backward(call, y, kept, y);
+    /* the mask as numbers, of some elements at a time: it is four times as large then */
+    const int64_t all = mth__shape_size(x->shape);
+    for (int64_t begin = 0; begin < all; begin += DROPPED_AT_ONCE) {
+        const int64_t left = all - begin;
+        const mth__shape some = {1, {left < DROPPED_AT_ONCE ? left : DROPPED_AT_ONCE}};
+        const int mark = mth__torch_mark(call);
+        mth__tensor kept = mth__torch_view(call, call->kept[0], some, NULL, begin),
+                    part = mth__torch_view(call, y, some, NULL, begin);
+        kept = ATEN(call, to_dtype, TENSOR(kept), DTYPE(x->dtype), BOOL(false), BOOL(false), NONE);
+        mth__torch_relu_backward(call, part, kept, part);
+        mth__torch_drop_since(call, mark);
+    }
 }

@@ -27,7 +27,7 @@ void mth__torch_reduce(mth__torch_call *call) {
 /* ---------------------------------------------------------------- softmax */
 /* Softmax and the gradients of norms add up in chains, a few side by side or one for each column; torch's sums are
  * trees. Above these lengths the errors of chains would show. */
-enum { LONG_SOFTMAX = 65536, LONG_NORM = 8192, LONG_GRADIENT = 16384, ROWS_AT_ONCE = 4096 };
+enum { LONG_SOFTMAX = 65536, LONG_NORM = 8192, LONG_GRADIENT = 16384, ROWS_AT_ONCE = 4096, ELEMENTS_AT_ONCE = 1 << 15 };
 
 void mth__torch_softmax(mth__torch_call *call) {
     const mth__torch_operand *x = call->in[0];
@@ -155,18 +155,28 @@ void mth__torch_rms_norm_grad(mth__torch_call *call) {
     mth__tensor weight = widened(call, call->in[1]), wide_x = mth__torch_view(call, widened(call, x), matrix, NULL, 0),
                 dy = mth__torch_view(call, widened(call, call->in[3]), matrix, NULL, 0),
                 rstd = mth__torch_view(call, call->in[2]->tensor, of_row, NULL, 0);
-    mth__tensor term = ATEN(call, mul, TENSOR(dy), TENSOR(wide_x)),
+    mth__tensor dx = mth__torch_view(call, mth__torch_room(call, 0), matrix, NULL, 0),
+                term = mth__is_half(x->dtype) ? mth__torch_empty(call, mth__dtypes[x->dtype].sums, matrix) : dx,
                 share = mth__torch_empty(call, mth__dtypes[x->dtype].sums, of_row);
+    ATEN(call, mul_out, TENSOR(dy), TENSOR(wide_x), TENSOR(term));
     ATEN(call, mul_out, TENSOR(term), TENSOR(rstd), TENSOR(term));
     ATEN(call, sum_out, TENSOR(term), DIMENSION(0), BOOL(false), NONE, OUT(1));
     mth__torch_product(call, term, mth__torch_view(call, weight, (mth__shape){2, {width, 1}}, NULL, 0), 2, 0, share);
     for (int i = 0; i < 2; i++) ATEN(call, mul_out, TENSOR(share), TENSOR(rstd), TENSOR(share));
     ATEN(call, div_out, TENSOR(share), TENSOR(mth__torch_number(call, call->in[0]->dtype, (double)width)),
         TENSOR(share));
-    ATEN(call, mul_out, TENSOR(wide_x), TENSOR(share), TENSOR(term));
-    mth__tensor dx = mth__torch_view(call, mth__torch_room(call, 0), matrix, NULL, 0),
-                scaled = mth__is_half(x->dtype) ? dy : dx;
-    ATEN(call, mul_out, TENSOR(dy), TENSOR(weight), TENSOR(scaled));
-    ATEN(call, mul_out, TENSOR(scaled), TENSOR(rstd), TENSOR(scaled));
-    mth__torch_add(call, scaled, term, -1, dx);
+    ATEN(call, mul_out, TENSOR(dy), TENSOR(weight), TENSOR(term));
+    ATEN(call, mul_out, TENSOR(term), TENSOR(rstd), TENSOR(term));
+    /* dx = term - x * share, of some rows at a time, for which x * share takes little memory */
+    const int64_t at_once = mth__ceil_div(ELEMENTS_AT_ONCE, width + 1);
+    for (int64_t begin = 0; begin < rows; begin += at_once) {
+        const int64_t n = rows - begin < at_once ? rows - begin : at_once, from = begin * width;
+        const mth__shape some = {2, {n, width}};
+        const int mark = mth__torch_mark(call);
+        mth__tensor pull = ATEN(call, mul, TENSOR(mth__torch_view(call, wide_x, some, NULL, from)),
+            TENSOR(mth__torch_view(call, share, (mth__shape){2, {n, 1}}, NULL, begin)));
+        mth__torch_add(
+            call, mth__torch_view(call, term, some, NULL, from), pull, -1, mth__torch_view(call, dx, some, NULL, from));
+        mth__torch_drop_since(call, mark);
+    }
 }
