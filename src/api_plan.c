@@ -68,10 +68,11 @@ static void forget_old_plans(mth_compiled *compiled) {
 static mth_status plan_memory(const mth_compiled *compiled, const mth__plan *plan, mth_memory_usage *device) {
     const mth__engine_vtable *vtable = compiled->backend->vtable;
     const size_t devices = (size_t)compiled->backend->devices.mesh->count;
-    if (!vtable->traits.allocates) return mth__report_memory(plan->program, vtable->traits.pads, NULL, NULL, device);
+    const mth__engine_traits *traits = &vtable->traits;
+    if (!traits->allocates) return mth__report_memory(plan->program, traits->pads, traits->keeps, NULL, NULL, device);
     int64_t *working = mth__calloc(2 * devices, sizeof *working), *moving = working + devices;
     mth_status status = working ? vtable->usage(plan->executable, working, moving) : mth__lacks_memory("a report", 0);
-    if (!status) status = mth__report_memory(plan->program, vtable->traits.pads, working, moving, device);
+    if (!status) status = mth__report_memory(plan->program, traits->pads, traits->keeps, working, moving, device);
     mth__free(working);
     return status;
 }

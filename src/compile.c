@@ -150,8 +150,8 @@ static mth_status check_capacity(const planning_state *planning) {
     const bool slabs = !backend->vtable->traits.allocates;
     mth_memory_usage *usage = NEW_ARRAY(planning->plan->arena, mth_memory_usage, devices);
     const int64_t *none = NEW_ARRAY(planning->plan->arena, int64_t, devices);
-    TRY(mth__report_memory(
-        planning->plan->program, backend->vtable->traits.pads, slabs ? NULL : none, slabs ? NULL : none, usage));
+    TRY(mth__report_memory(planning->plan->program, backend->vtable->traits.pads, backend->vtable->traits.keeps,
+        slabs ? NULL : none, slabs ? NULL : none, usage));
     return mth__check_capacity(backend, usage);
 }
 static mth_status memory(planning_state *planning) {

@@ -475,9 +475,25 @@ void mth__last_uses(mth__arena *arena, const mth__program *program, const mth__r
         last[number] = last_of(&pass, mth__base_of(role, number));
 }
 
-int64_t mth__own_peak(const mth__program *program, const mth__role *role, mth__space space) {
+/* By instruction, adds the bytes of exits that it is the first to write; returns those of all. */
+static int64_t count_exits(mth__arena *scratch, const mth__program *program, const mth__role *role, int64_t *change) {
+    bool *begun = NEW_ARRAY(scratch, bool, program->exit.n);
+    int64_t all = 0;
+    for (size_t i = 0; i < role->instr.n; i++)
+        for (int k = 0; k < role->instr.at[i].nout; k++) {
+            const mth__program_value *value = &role->value.at[mth__base_of(role, role->instr.at[i].out[k])];
+            if (value->storage != MTH__IN_EXIT || is_successor(program, value) || begun[value->index]) continue;
+            begun[value->index] = true;
+            change[i] += value->bytes;
+            all += value->bytes;
+        }
+    return all;
+}
+
+int64_t mth__own_peak(const mth__program *program, const mth__role *role, mth__space space, bool exits) {
     mth__arena *scratch = mth__arena_new();
     int64_t *change = NEW_ARRAY(scratch, int64_t, role->instr.n + 2), live = 0, peak = 0;
+    if (exits && space == MTH__DEVICE) live = -count_exits(scratch, program, role, change);
     int *last_use = NEW_ARRAY(scratch, int, role->value.n);
     mth__last_uses(scratch, program, role, last_use);
     for (int i = 0; i < (int)role->instr.n; i++) {

@@ -203,8 +203,11 @@ mth_status mth__emit_memory(mth__program *, int64_t least_lent);
    base's. -1: none does. */
 void mth__last_uses(mth__arena *, const mth__program *, const mth__role *, int *last);
 /* The most bytes of values that are the engine's own which live at once in a space, each from its writer to its last
-   reader. */
-int64_t mth__own_peak(const mth__program *, const mth__role *, mth__space);
+   reader. `exits`: the most that they take beyond the bytes of exits that are first written later, where an engine
+   allocates an exit when it is written: with all exits, the most that lives at once. */
+int64_t mth__own_peak(const mth__program *, const mth__role *, mth__space, bool exits);
+/* Bytes that an engine keeps with an instruction on each device from its first run on: masks, tables. */
+typedef int64_t mth__keeps(const mth__role *, const mth__instr *);
 /* program_text.c; in part where mth__thread_stopped */
 void mth__program_print(mth__text *, const mth__program *);
 /* the first operator that reads the entry; NULL: none */

@@ -33,11 +33,12 @@ typedef struct {
     /* Exits are memory from the start of a run, where the plan may keep activations of at least so many bytes; 0: they
        are not. */
     int64_t least_lent;
-    bool pads;       /* a device's part of a value takes as much as the largest part of any device */
-    mth__owns *owns; /* results that lie in memory which the engine's library allocates; NULL: none */
-    bool views;      /* a slice may be a view of its operand (an ALIAS with an offset) */
-    bool crossings;  /* a run calls control->crossing */
-    bool doubles;    /* computes in float64 where the inputs have it; elsewhere floating inputs become float32 */
+    bool pads;         /* a device's part of a value takes as much as the largest part of any device */
+    mth__owns *owns;   /* results that lie in memory which the engine's library allocates; NULL: none */
+    mth__keeps *keeps; /* NULL: nothing */
+    bool views;        /* a slice may be a view of its operand (an ALIAS with an offset) */
+    bool crossings;    /* a run calls control->crossing */
+    bool doubles;      /* computes in float64 where the inputs have it; elsewhere floating inputs become float32 */
 } mth__engine_traits;
 
 typedef struct {

@@ -56,11 +56,13 @@ static mth_memory_usage external_memory(
 
 /* What the program reserves besides. */
 static void add_reserved(
-    const mth__program *program, const mth__role *role, mth__arena *arena, mth_memory_usage *usage) {
+    const mth__program *program, const mth__role *role, mth__keeps *keeps, mth__arena *arena, mth_memory_usage *usage) {
     usage->communication = peak_of(role, MTH__MEMORY_COMMUNICATION, arena);
     usage->activations = mth__size_sum(usage->activations, role->slab[MTH__DEVICE] - usage->communication);
-    usage->activations = mth__size_sum(usage->activations, mth__own_peak(program, role, MTH__DEVICE));
-    usage->host = mth__size_sum(role->slab[MTH__HOST], mth__own_peak(program, role, MTH__HOST));
+    usage->activations = mth__size_sum(usage->activations, mth__own_peak(program, role, MTH__DEVICE, true));
+    for (size_t i = 0; keeps && i < role->instr.n; i++)
+        usage->activations = mth__size_sum(usage->activations, keeps(role, &role->instr.at[i]));
+    usage->host = mth__size_sum(role->slab[MTH__HOST], mth__own_peak(program, role, MTH__HOST, true));
 }
 
 static void add_up(mth_memory_usage *usage) {
@@ -72,6 +74,7 @@ static void add_up(mth_memory_usage *usage) {
 typedef struct {
     const mth__program *program;
     bool padded;
+    mth__keeps *keeps;
     const int64_t *working, *moving;
     mth_memory_usage *device;
 } memory_call;
@@ -84,7 +87,7 @@ static mth_status memory_body(void *context) {
         mth__arena *arena = mth__arena_new();
         const mth_memory_usage external = external_memory(call->program, role, call->padded, arena);
         mth_memory_usage reserved = external;
-        add_reserved(call->program, role, arena, &reserved);
+        add_reserved(call->program, role, call->keeps, arena, &reserved);
         mth__arena_free(arena);
         for (int d = 0; d < role->ndevice; d++) {
             const int device = role->device[d];
@@ -101,9 +104,9 @@ static mth_status memory_body(void *context) {
     return NULL;
 }
 
-mth_status mth__report_memory(
-    const mth__program *program, bool padded, const int64_t *working, const int64_t *moving, mth_memory_usage *device) {
-    memory_call call = {program, padded, working, moving, device};
+mth_status mth__report_memory(const mth__program *program, bool padded, mth__keeps *keeps, const int64_t *working,
+    const int64_t *moving, mth_memory_usage *device) {
+    memory_call call = {program, padded, keeps, working, moving, device};
     return mth__guard(memory_body, &call);
 }
 

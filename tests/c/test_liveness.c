@@ -19,7 +19,7 @@ static mth_status beside_slabs(void *argument) {
         const mth__role *role = &program->role.at[role_number];
         int at;
         const double peak = (double)mth__live_peak(graph, role->device[0], options.views, options.owns, &at);
-        const double slab = (double)(role->slab[MTH__DEVICE] + mth__own_peak(program, role, MTH__DEVICE));
+        const double slab = (double)(role->slab[MTH__DEVICE] + mth__own_peak(program, role, MTH__DEVICE, false));
         if (peak > slab) printf("  seed %u, device %d: %.0f live, slab %.0f\n", seed, role->device[0], peak, slab);
         CHECK(peak <= slab);
         devices++;

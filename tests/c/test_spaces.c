@@ -149,8 +149,8 @@ GUARDED(what_is_the_engines_own_needs_no_offset) {
     for (int k = 0; k < 2; k++) run_step(engines[k], own);
     const mth__program *program = parse(own);
     /* t or h~back, first or dw, and g: 24 bytes each but t's 16. At most two live: t is over when h~back begins. */
-    CHECK(mth__own_peak(program, &program->role.at[0], MTH__DEVICE) == 48 &&
-        mth__own_peak(program, &program->role.at[0], MTH__HOST) == 24);
+    CHECK(mth__own_peak(program, &program->role.at[0], MTH__DEVICE, false) == 48 &&
+        mth__own_peak(program, &program->role.at[0], MTH__HOST, false) == 24);
     const char *now = with(with(step, "start offload", "offload"), "start reload", "reload");
     now = with(with(now, "  3  wait for h~host @linear_0\n", ""), "  7  wait for h~back @linear_0 backward\n", "");
     for (int i = 4, n = 3; i < 14; i++)
@@ -174,7 +174,7 @@ GUARDED(offsets_are_found_in_each_space) {
 /* A successor has its entry's bytes; what is in the host's pool is no part of the device's total. */
 GUARDED(reports_count_each_space) {
     mth_memory_usage usage[2];
-    CHECK_STATUS(mth__report_memory(parse(step), false, NULL, NULL, usage));
+    CHECK_STATUS(mth__report_memory(parse(step), false, NULL, NULL, NULL, usage));
     for (int d = 0; d < 2; d++) {
         CHECK(usage[d].weights == 24 && usage[d].optimizer == 24 && usage[d].gradients == 0 && usage[d].host == 64);
         CHECK(usage[d].activations == 16 + 4 + 24 + 192 && usage[d].total == 24 + 24 + usage[d].activations);

@@ -79,6 +79,11 @@ static const char *lacks(const mth__node *node, int *at) {
 
 static bool owns(const mth__node *node, int result) { return mth__torch_rows[node->op->row].owns >> result & 1; }
 
+static int64_t keeps(const mth__role *role, const mth__instr *in) {
+    mth__keeps *of_row = in->kind == MTH__COMPUTE ? mth__torch_rows[in->op->row].keeps : NULL;
+    return of_row ? of_row(role, in) : 0;
+}
+
 static int cores(mth__engine *engine) {
     (void)engine;
     return mth__core_count();
@@ -87,7 +92,7 @@ static int cores(mth__engine *engine) {
 const mth__engine_vtable mth__engine_torch = {
     .name = "torch",
     .options = tables,
-    .traits = {.streams = 2, .views = true, .crossings = true, .owns = owns},
+    .traits = {.streams = 2, .views = true, .crossings = true, .owns = owns, .keeps = keeps},
     .cores = cores,
     .open = open_engine,
     .close = mth__torch_close,

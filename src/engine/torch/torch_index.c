@@ -232,6 +232,9 @@ static void draw_mask(mth__torch_call *call) {
         mth__torch_fail(call, mth__torch_error(call->library, "dropout"));
     mth__torch_keep(call, 0, mask);
 }
+int64_t mth__torch_dropout_keeps(const mth__role *role, const mth__instr *in) {
+    return in->attrs->probability == 0 ? 0 : mth__shape_size(role->value.at[in->in[0]].local);
+}
 enum { DROPPED_AT_ONCE = 1 << 15 };
 void mth__torch_dropout(mth__torch_call *call) {
     const mth__torch_operand *x = call->in[0];

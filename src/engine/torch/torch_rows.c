@@ -39,7 +39,7 @@ const mth__torch_row mth__torch_rows[MTH__ROW_COUNT] = {
     ROW(div, elementwise),
     ROW(maximum, elementwise),
     ROW(equal, elementwise),
-    SAME(dropout),
+    [MTH__ROW_dropout] = {.run = mth__torch_dropout, .keeps = mth__torch_dropout_keeps},
     SAME(contract),
     ROW(reduce_sum, reduce),
     ROW(reduce_max, reduce),

@@ -8,7 +8,8 @@
 typedef void mth__torch_run_row(mth__torch_call *);
 typedef struct {
     mth__torch_run_row *run;
-    unsigned owns; /* bits of results */
+    unsigned owns;     /* bits of results */
+    mth__keeps *keeps; /* what the row fills by mth__torch_keep; NULL: nothing that grows with activations */
 } mth__torch_row;
 extern const mth__torch_row mth__torch_rows[MTH__ROW_COUNT]; /* run NULL: communication, never computed */
 
@@ -20,6 +21,7 @@ mth__torch_run_row mth__torch_reduce, mth__torch_softmax, mth__torch_softmax_gra
     mth__torch_layer_norm_grad, mth__torch_rms_norm, mth__torch_rms_norm_grad;
 mth__torch_run_row mth__torch_gather, mth__torch_gather_grad, mth__torch_pick, mth__torch_pick_grad,
     mth__torch_sinusoid, mth__torch_rope, mth__torch_dropout;
+mth__keeps mth__torch_dropout_keeps;
 mth__torch_run_row mth__torch_attention, mth__torch_attention_grad;
 mth__torch_run_row mth__torch_moe_route, mth__torch_moe_route_grad, mth__torch_moe_capacity, mth__torch_moe_rows,
     mth__torch_moe_dispatch, mth__torch_moe_combine, mth__torch_moe_combine_weights_grad, mth__torch_moe_matmul,
