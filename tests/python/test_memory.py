@@ -1,8 +1,10 @@
 """Memory that is taken is memory that get_memory_usage said: the growth of a process beside its report."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,3 +206,68 @@ def test_a_call_takes_memory_by_what_devices_hold():
     assert run.returncode == 0, run.stderr
     grown, right = run.stdout.split()
     assert int(grown) < 16 * 2**20 and right == "True"
+
+
+# Prints bytes said and taken of one device, by torch's own allocator, at the most of a run.
+TAKEN = """
+import ctypes, gc, sys, numpy as np, mithril as ml
+from mithril.backends import TorchBackend
+
+count = ctypes.CDLL(sys.argv[1])
+count.count_live.restype = count.count_peak.restype = ctypes.c_long
+backend = TorchBackend(device_mesh=(1,))
+x = np.random.default_rng(0).standard_normal((4, 512, 256), "f")
+before = count.count_live()
+model = ml.Model()
+model |= eval(sys.argv[2])(input="x", output="y")
+compiled = ml.compile(model, backend)
+inputs = {"x": backend.array(x)}
+params = compiled.get_parameters(inputs)
+run = [params, inputs] + ([{"y": backend.array(np.ones_like(x))}, ["x"]] if eval(sys.argv[3]) else [])
+compiled.evaluate(*run)
+gc.collect()
+count.count_anew()
+results = compiled.evaluate(*run)
+taken = count.count_peak() - before
+print(compiled.get_memory_usage(None, {"x": x})[0]["total"], taken)
+"""
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory):
+    pytest.importorskip("torch")
+    compiler = shutil.which("cc")
+    if not compiler or os.environ.get("LD_PRELOAD"):
+        pytest.skip("allocations are counted by a library of C that is compiled and preloaded")
+    path = tmp_path_factory.mktemp("count") / "count.so"
+    source = Path(__file__).with_name("count_allocations.c")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", path, source, "-lpthread"], check=True)
+    return str(path)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "ml.Relu()",
+        "ml.Softmax()",
+        "ml.Dropout(0.5)",
+        "ml.LayerNorm()",
+        "ml.RMSNorm()",
+        "ml.FeedForward(1024)",
+        "ml.MultiHeadAttention(8, 32, 8, causal=True)",
+        "ml.MoE(8, 512, top_k=2)",
+    ],
+)
+def test_torch_memory(counter, module, gradients):
+    """Within 5% of what torch's allocator has at most during a run."""
+    run = subprocess.run(
+        [sys.executable, "-c", TAKEN, counter, module, str(gradients)],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        env={**os.environ, "LD_PRELOAD": counter},
+    )
+    assert run.returncode == 0, run.stderr
+    said, taken = map(int, run.stdout.split())
+    assert abs(said - taken) < 0.05 * taken
