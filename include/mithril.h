@@ -256,9 +256,9 @@ MTH_API void mth_text_free(char *);
 
 /* ---------------------------------------------------------------- backends */
 typedef struct mth_backend mth_backend;
-/* engine: "native" (this machine's cores), "pjrt" (XLA, through a plugin of the PJRT C API: a CPU's, a GPU's, a TPU's)
-   or "reference" (naive, in double precision inside, integers in 64 bits: the oracle of the tests). Options:
-   mth_backend_option_doc. */
+/* engine: "native" (this machine's cores), "pjrt" (XLA, through a plugin of the PJRT C API: a CPU's, a GPU's, a TPU's),
+   "torch" (the libtorch that is installed, through its C ABI) or "reference" (naive, in double precision inside,
+   integers in 64 bits: the oracle of the tests). Options: mth_backend_option_doc. */
 MTH_API MTH_MUST_USE mth_status mth_backend_create(
     const char *engine, const mth_option *, size_t count, mth_backend **out);
 MTH_API void mth_backend_free(mth_backend *); /* arrays and compiled models keep what they need of it */

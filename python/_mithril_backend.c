@@ -20,7 +20,7 @@ static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     if (find_attribute((PyObject *)type, "_engine", &engine) < 0) return NULL;
     if (!engine)
         return raise_fix(state, MTH_ERROR_TYPE, TEXT("Backend is what the backends have in common, and has no engine"),
-            TEXT("make one of mithril.backends: CBackend(device_mesh=(4,)), JaxBackend(...), ReferenceBackend(...)"));
+            TEXT("make one of mithril.backends: CBackend(device_mesh=(4,)), JaxBackend(...), TorchBackend(...)"));
     const char *name = to_name(state, engine, "_engine");
     size_t given = (size_t)PyTuple_Size(args), count;
     mth_option *options;

@@ -96,7 +96,8 @@ static void (*const ours[HANDLERS])(int, siginfo_t *, void *) = {on_signal_0, on
 /* Of the handler that a signal has: which of ours is to stand before it; HANDLERS: none. */
 static int handler_before(int i, const struct sigaction *now) {
     const bool plain = !(now->sa_flags & SA_SIGINFO);
-    if (plain && (now->sa_handler == SIG_DFL || now->sa_handler == SIG_IGN)) return HANDLERS; /* not ours to change */
+    /* Not ours to change, whatever the flags say: the kernel keeps those of a handler that was to run once. */
+    if (now->sa_handler == SIG_DFL || now->sa_handler == SIG_IGN) return HANDLERS;
     for (int k = 0; !plain && k < HANDLERS; k++)
         if (now->sa_sigaction == ours[k]) return HANDLERS;
     int k = 0;

@@ -137,8 +137,9 @@ mth_status mth__check_capacity(const mth_backend *backend, const mth_memory_usag
             return FAIL(MTH_ERROR_MEMORY,
                 F("device %d needs %lld bytes, and one of the machine '%s' has %lld", d, (long long)usage[d].total,
                     model->machine->name, (long long)model->device_memory),
-                F("split the model over more devices, try memory_optimization=True or smaller batches, or name a "
-                  "machine with more memory"));
+                F("split the model over more devices, %stry smaller batches, or name a machine with more memory",
+                    mth__options_row(backend->vtable->options, "memory_optimization") ? "try memory_optimization=True, "
+                                                                                      : ""));
     return NULL;
 }
 /* A plan that no device of the machine could hold is refused before anything runs. Of an engine that allocates by

@@ -464,10 +464,14 @@ static void reserve(emission *pass) {
             instrs[list->role[k]]++;
         }
     }
+    for (size_t i = 0; i < graph->output.n; i++) { /* a copy to the exit */
+        const mth__role_list *list = &pass->roles[graph->output.at[i].value->sharding.on->id];
+        for (int k = 0; k < list->n; k++) values[list->role[k]]++, instrs[list->role[k]]++;
+    }
     for (size_t i = 0; i < n; i++) {
         mth__role *role = &pass->program->role.at[i];
-        role->value.room = values[i] + graph->output.n + 16; /* copies to exits, scratch */
-        role->instr.room = instrs[i] + graph->output.n + 16;
+        role->value.room = values[i] + 16; /* scratch */
+        role->instr.room = instrs[i] + 16;
         role->value.at = NEW_ARRAY(pass->arena, mth__program_value, role->value.room);
         /* mth__emit_waits makes the final list */
         role->instr.at = NEW_ARRAY(pass->scratch, mth__instr, role->instr.room);

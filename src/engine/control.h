@@ -38,6 +38,6 @@ static inline mth__recorder *mth__control_recorder(const mth__control *control) 
 static inline mth_status mth__control_uncrossed(const mth__control *control) {
     if (!control || !control->crossing) return NULL;
     return FAIL(MTH_ERROR_UNSUPPORTED, F("this engine can't say beforehand what goes from device to device"),
-        F("use the reference engine, or run without a hook of crossings"));
+        F("use the torch engine or the reference engine, or run without a hook of crossings"));
 }
 #endif

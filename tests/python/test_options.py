@@ -4,13 +4,16 @@ that can be observed is as the option says."""
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 import mithril as ml
-from mithril.backends import CBackend, JaxBackend, ReferenceBackend
+from conftest import no_torch
+from mithril.backends import CBackend, JaxBackend, ReferenceBackend, TorchBackend
 from mithril.errors import MithrilError
-from support import random
+from support import HANGS, random
 
 
 def products(width=16):
@@ -132,8 +135,28 @@ def plugin(kind, folder):
     assert str(folder / "other.so") in message(kind, plugin=folder / "other.so")
 
 
+def site_packages_of_torch(folder):
+    """In a process that has no torch yet, a broken one in the folder is the one that is found."""
+    (folder / "torch" / "lib").mkdir(parents=True)
+    (folder / "torch" / "lib" / "libtorch.so").write_text("no library")
+    script = f"""
+import mithril as ml
+from mithril.backends import Backend
+class Torch(Backend):
+    _engine = "torch"
+try:
+    Torch(device_mesh=(1,), site_packages=[{str(folder)!r}])
+except ml.MithrilError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANGS)
+    assert f"{folder}/torch/lib/libtorch.so can't be loaded" in found.stdout, found
+
+
 def site_packages(kind, folder):
     """Of two folders with a plugin the one that comes first; a description doesn't list them."""
+    if kind is TorchBackend:
+        return site_packages_of_torch(folder)
     place = folder / "jax_plugins" / "cpu_of_mine"
     place.mkdir(parents=True)
     (place / "pjrt_plugin.so").symlink_to(plugin_of(kind))
@@ -261,7 +284,10 @@ EFFECT = {
         outputs, input_shard_specs, output_shard_specs, shapes,
     )
 }  # fmt: skip
-KINDS = {"compile": CBackend, **{kind.__name__: kind for kind in (CBackend, JaxBackend, ReferenceBackend)}}
+KINDS = {
+    "compile": CBackend,
+    **{kind.__name__: kind for kind in (CBackend, JaxBackend, TorchBackend, ReferenceBackend)},
+}
 
 
 def options_of(owner):
@@ -276,4 +302,6 @@ def options_of(owner):
 def test_has_its_effect(owner, option, request, tmp_path):
     if owner == "JaxBackend":
         request.getfixturevalue("xla")
+    if owner == "TorchBackend" and no_torch():
+        pytest.skip(f"no torch: {no_torch()}")
     EFFECT[option](KINDS[owner], tmp_path)

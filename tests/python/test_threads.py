@@ -397,3 +397,39 @@ def test_a_lack_of_memory_while_it_is_loaded():
         assert run.returncode == 0 and not run.stderr, (room, run.stderr)
         said.append(run.stdout.strip())
     assert said[0] == "refused" and said[-1] == "loaded" and said == sorted(said, reverse=True), said
+
+
+SIGACTION = """
+import ctypes, os, signal, sys
+import numpy as np
+import mithril as ml
+from mithril.backends import CBackend
+
+class Action(ctypes.Structure):  # struct sigaction of glibc on 64-bit Linux
+    _fields_ = [
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_byte * 128),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    ]
+
+SA_SIGINFO = 4
+libc = ctypes.CDLL(None)
+model = ml.Model()
+model |= ml.Relu()(input="x", output="y")
+compiled = ml.compile(model, CBackend(device_mesh=(1,)))
+assert libc.sigaction(int(signal.SIGTERM), ctypes.byref(Action(handler=int(sys.argv[1]), flags=SA_SIGINFO)), None) == 0
+compiled.evaluate({}, {"x": np.ones(4, np.float32)})
+os.kill(os.getpid(), signal.SIGTERM)
+print("lives")
+"""
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_no_handler_with_the_flags_of_one(handler):
+    """Signals that are ignored or end the process stay so where the kernel has kept flags of an earlier handler."""
+    done = subprocess.run([sys.executable, "-c", SIGACTION, str(int(handler))], capture_output=True, text=True)
+    if handler == signal.SIG_IGN:
+        assert done.returncode == 0 and done.stdout == "lives\n", done
+    else:
+        assert done.returncode == -signal.SIGTERM and not done.stdout, done
