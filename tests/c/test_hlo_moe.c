@@ -73,11 +73,12 @@ static mth_status add_example(hlo_module *m, const example *x, const char *cut, 
             : kind == 'e' || kind == 'E' ? r.experts
                                          : NEW_ARRAY(arena, double, mth__shape_size(shape));
         const int64_t width = shape.rank == 3 ? shape.dim[2] : 1;
-        for (int64_t i = 0; (kind == 'r' || kind == 'R') && i < mth__shape_size(shape); i++)
+        const bool real = strchr("rRu", kind) != NULL;
+        for (int64_t i = 0; real && i < mth__shape_size(shape); i++)
             data[i] = kind == 'R' && r.rows[i / width] < 0 ? NAN
                 : x->row == MTH__ROW_moe_route             ? (double)draw(0, 3)
                                                            : normal();
-        in[nin] = (hlo_in){kind == 'r' || kind == 'R' ? MTH_FLOAT32 : MTH_INT32, shape, data, &sharding[nin]};
+        in[nin] = (hlo_in){real ? MTH_FLOAT32 : MTH_INT32, shape, data, &sharding[nin]};
     }
     const char *factors = op->factors ? strstr(op->factors, "->") + 2 : "eto"; /* moe_matmul has a rule */
     for (const char *at = factors; at; nout++) {
