@@ -1,7 +1,6 @@
 #include "engine/fault.h"
 #include "engine/torch/torch_call.h"
 #include "engine/torch/torch_run.h"
-#include <stdlib.h>
 #include <string.h>
 
 const mth__torch_operator mth__torch_operators[MTH__ATEN_COUNT] = {
@@ -76,11 +75,11 @@ static bool new_handle(mth__torch_call *call, mth__tensor of, mth__torch_value *
     return true;
 }
 
-/* An optional value: a pointer to it, which the callee frees. */
+/* An optional value: a pointer to it, which the callee deletes. */
 static bool wrap(mth__torch_call *call, mth__torch_value value, mth__torch_value *out) {
     mth__torch_value *pointer = NULL;
     if (!call->library->torch_new_stable_ivalue)
-        pointer = malloc(sizeof *pointer); /* the callee frees it, with the same C library */
+        pointer = call->library->operator_new ? call->library->operator_new(sizeof *pointer) : NULL;
     else if (call->library->torch_new_stable_ivalue(&pointer))
         pointer = NULL;
     if (!pointer) return false;

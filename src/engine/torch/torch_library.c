@@ -117,6 +117,9 @@ static mth_status find_symbols(void *handle, mth__torch_library *library, preten
                 library->version % 100, library->path, symbols[i].name, symbols[i].since / 100, symbols[i].since % 100),
             F("install a release of torch from its own packages: pip install --force-reinstall torch"));
     }
+    void *operator_new = dlsym(RTLD_DEFAULT, "_Znwm"); /* a sanitizer's stands before that of torch's C++ library */
+    if (!operator_new) operator_new = dlsym(handle, "_Znwm");
+    memcpy(&library->operator_new, &operator_new, sizeof operator_new);
     for (size_t i = 0; !as.hides && i < sizeof direct / sizeof *direct; i++) {
         void *found = dlsym(handle, direct[i].mangled);
         memcpy((char *)library + direct[i].offset, &found, sizeof found);

@@ -117,7 +117,8 @@ typedef struct mth__torch_library {
 #define X(name, mangled, arguments) mth__tensor *(*name)arguments;
         MTH__TORCH_DIRECT(X)
 #undef X
-    } direct; /* NULL: this torch has none, or it failed its trial */
+    } direct;                      /* NULL: this torch has none, or it failed its trial */
+    void *(*operator_new)(size_t); /* C++'s, with which torch's own `delete` agrees */
 } mth__torch_library;
 
 /* Opens libtorch, once a process. `folders`: of Python packages, as those of plugins (base/packages.h). The environment
