@@ -62,7 +62,6 @@ typedef struct {
     /* By result: the sum so far that it is added to, in its memory; NULL: there is none. A row that can add in the
        product itself (contract) clears it. */
     mth__tensor sum[MTH__MAX_OUT];
-    bool owns[MTH__MAX_OUT]; /* by result: its memory is torch's, not the plan's */
     /* Tensors that the instruction keeps from run to run, NULL in the first one: tables, masks. A row fills them by
        mth__torch_keep. */
     mth__tensor *kept; /* MTH__TORCH_KEPT */

@@ -40,7 +40,6 @@ enum { MTH__TORCH_OLDEST = 210, MTH__TORCH_NEWEST = 213 };
     X(int32_t, torch_new_list_reserve_size, (size_t, void **), 210)                                                    \
     X(int32_t, torch_list_push_back, (void *, mth__torch_value), 210)                                                  \
     X(int32_t, torch_delete_list, (void *), 210)                                                                       \
-    X(int32_t, torch_new_string_handle, (const char *, size_t, void **), 210)                                          \
     X(int32_t, torch_get_num_threads, (uint32_t *), 210)                                                               \
     X(int32_t, torch_parallel_for, (int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *), 210)       \
     X(int32_t, aoti_torch_new_tensor_handle, (mth__tensor, mth__tensor *), 210)                                        \
@@ -58,7 +57,6 @@ enum { MTH__TORCH_OLDEST = 210, MTH__TORCH_NEWEST = 213 };
     X(int32_t, aoti_torch_get_sizes, (mth__tensor, int64_t **), 210)                                                   \
     X(int32_t, aoti_torch_get_strides, (mth__tensor, int64_t **), 210)                                                 \
     X(int32_t, aoti_torch_get_dtype, (mth__tensor, int32_t *), 210)                                                    \
-    X(int32_t, aoti_torch_get_numel, (mth__tensor, int64_t *), 210)                                                    \
     X(int32_t, aoti_torch_get_storage_offset, (mth__tensor, int64_t *), 210)                                           \
     X(int32_t, aoti_torch_get_storage_size, (mth__tensor, int64_t *), 210)                                             \
     X(int32_t, aoti_torch_is_contiguous, (mth__tensor, bool *), 210)                                                   \
@@ -86,8 +84,6 @@ enum { MTH__TORCH_OLDEST = 210, MTH__TORCH_NEWEST = 213 };
         211)                                                                                                           \
     X(const char *, torch_exception_get_what_without_backtrace, (void), 213)                                           \
     X(int32_t, torch_new_stable_ivalue, (mth__torch_value **), 213)                                                    \
-    X(int32_t, torch_tensor_to_pyobject, (mth__tensor, void **), 0)                                                    \
-    X(int32_t, torch_tensor_from_pyobject, (void *, mth__tensor *), 0)                                                 \
     X(void, omp_set_num_threads, (int), 0)                                                                             \
     X(int, MKL_Set_Num_Threads_Local, (int), 0)
 

@@ -3,21 +3,21 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- instructions */
-/* Gives back what was made for the instruction. */
-static void clear(mth__torch_device *device) {
+/* Frees the tensors that the row made on its way to its results. */
+static void free_temporaries(mth__torch_device *device) {
     const mth__torch_library *library = device->executable->engine->library;
     for (int i = 0; i < device->temporaries; i++) mth__torch_free(library, &device->temporary[i]);
     device->temporaries = 0;
 }
 
-/* Gives back what no later instruction reads. */
-static void drop(mth__torch_device *device, size_t instruction_number) {
+/* Frees the values that torch has allocated and that no later instruction reads. */
+static void free_unread(mth__torch_device *device, size_t instruction_number) {
     const mth__torch_library *library = device->executable->engine->library;
     for (int k = device->drop_begins[instruction_number]; k < device->drop_begins[instruction_number + 1]; k++)
         mth__torch_free(library, &device->operand[device->drops[k]].tensor);
 }
 
-/* The memory that a value in an exit was the first to get is the exit's. */
+/* The first value that is written in an exit brings the memory: the exit keeps a handle to it. */
 static mth_status note_exit(mth__torch_device *device, int number) {
     const mth__program_value *value = &device->role->value.at[number];
     const mth__torch_library *library = device->executable->engine->library;
@@ -63,7 +63,6 @@ static mth_status prepare(mth__torch_device *device, const mth__instr *in, mth__
         } else {
             TRY(mth__torch_operand_of(device, in->out[k], &call->out[k]));
         }
-        call->owns[k] = !call->out[k]->tensor;
     }
     return NULL;
 }
@@ -94,9 +93,9 @@ static mth_status compute(void *context, int id, const mth__instr *in) {
     mth__torch_device *device = executable->by_id[id];
     const size_t number = (size_t)(in - device->role->instr.at);
     mth_status status = run_row(device, in, number);
-    clear(device);
+    free_temporaries(device);
     if (status) return mth__error_source(mth__error_operator(status, in->label.module), in->label.source);
-    drop(device, number);
+    free_unread(device, number);
     return NULL;
 }
 
@@ -146,7 +145,7 @@ static mth_status follow(const mth__executable *executable, const mth__walk_move
         else
             mth__torch_add(&call, to, from, 1, to);
         status = call.status;
-        clear(call.device);
+        free_temporaries(call.device);
     }
     mth__torch_free(library, &to);
     mth__torch_free(library, &from);
